@@ -1,0 +1,1 @@
+"""Photographs and data sets."""

@@ -1,0 +1,159 @@
+"""Activation decomposition: the head of a network, from map to embedding, cell by cell.
+
+Both ways below give v and b of E = Σ_ij v_ij + b with the head's gates frozen at this image
+(Zhu, Yang, Chen, "Visual Explanation for Deep Metric Learning", IEEE TIP 2021, Eq. 4 to 7). b is
+computed on its own, from the head's value and its derivative, never as what is missing: so that
+`check` can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from whyalike.errors import CompletenessError
+from whyalike.heads import Split, is_identity, leading_linear
+from whyalike.surrogates import frozen_gates
+
+Head = Callable[[Tensor], Tensor]
+
+CHUNK_BYTES = 64 * 2**20
+"""How much memory the tangents of one chunk of cells may take at the cut."""
+
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.float32: 1e-4,
+    torch.float16: 1e-2,  # what the network itself lost by computing in half precision
+    torch.bfloat16: 5e-2,
+}
+"""The largest gap |Σv + b − E| / |E| that passes, by the type that the network computes in."""
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type that contributions are computed in: float32 at least."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def from_split(
+    split: Split, A: Float[Tensor, "n c h w"]
+) -> tuple[Float[Tensor, "n cells d"], Float[Tensor, "n d"]]:
+    """v and b of a head that is a known pooling and a projection: the fast path.
+
+    The cells' parts of the pooled vector are known in closed form; each is a tangent of
+    one forward-mode derivative of the projection, which only ever sees vectors.
+    """
+    dtype = accumulation_dtype(A.dtype)
+    A = A.to(dtype)
+    project = split.project
+    if split.pool.kind == "flatten" and (first := leading_linear(project)) is not None:
+        # Not one long and mostly empty vector a cell, but the slice of the weights that it meets.
+        linear, project = first
+        A = A.relu() if split.pool.rectify else A
+        weight = linear.weight.to(dtype).view(linear.out_features, *A.shape[1:])
+        parts = torch.einsum("ochw,nchw->nhwo", weight, A).flatten(1, 2)
+        pooled = nn.functional.linear(A.flatten(1), weight.flatten(1))
+        offset = torch.zeros_like(pooled) if linear.bias is None else linear.bias.to(dtype)
+        offset = offset.expand_as(pooled)
+        pooled = pooled + offset
+        shape: tuple[int, ...] = (linear.out_features,)
+    else:
+        parts, offset = split.pool.cells(A)
+        pooled = split.pool(A)
+        shape = split.shape
+    if is_identity(project):
+        return parts, offset
+    n, cells, k = parts.shape
+    tangents = torch.cat([parts.transpose(0, 1), (pooled - offset)[None]])
+    value, pushed = _push(
+        in_dtype(project, dtype),
+        pooled.reshape(n, *shape),
+        tangents.reshape(cells + 1, n, *shape),
+    )
+    return pushed[:-1].transpose(0, 1), value - pushed[-1]
+
+
+def from_head(
+    head: Head | nn.Module, A: Float[Tensor, "n c h w"], chunk_bytes: int = CHUNK_BYTES
+) -> tuple[Float[Tensor, "n cells d"], Float[Tensor, "n d"]]:
+    """v and b of any differentiable head: the generic path.
+
+    One forward-mode derivative of the whole head for each cell, in chunks of cells whose tangents
+    take at most `chunk_bytes`.
+    """
+    dtype = accumulation_dtype(A.dtype)
+    A = A.to(dtype)
+    run = in_dtype(head, dtype) if isinstance(head, nn.Module) else head
+    n, _, h, w = A.shape
+    chunk = max(1, chunk_bytes // max(1, A.numel() * A.element_size()))
+    value, along = _push(run, A, A[None])
+    parts = []
+    for start in range(0, h * w, chunk):
+        cells = torch.arange(start, min(start + chunk, h * w), device=A.device)
+        masks = torch.nn.functional.one_hot(cells, h * w).to(dtype).view(-1, 1, 1, h, w)
+        parts.append(_push(run, A, masks * A)[1])
+    return torch.cat(parts).transpose(0, 1), value - along[0]
+
+
+def check(
+    v: Float[Tensor, "n cells d"],
+    b: Float[Tensor, "n d"],
+    E: Float[Tensor, "n d"],
+    cause: str,
+) -> Float[Tensor, "n d"]:
+    """Hold Σv + b to the embedding that the network returned.
+
+    Returns:
+        b with the rounding gap, below the tolerance, put into it, so that the sum is exact.
+
+    Raises:
+        CompletenessError: the gap is larger than `TOLERANCE`, or not a number.
+    """
+    tolerance = TOLERANCE.get(E.dtype, 1e-4)
+    E = E.to(v.dtype)
+    total = v.sum(1)
+    gap = torch.linalg.vector_norm(total + b - E, dim=1) / torch.linalg.vector_norm(E, dim=1)
+    worst = gap.max().item()
+    if not worst <= tolerance:
+        raise CompletenessError(
+            f"the contributions and the bias should add up to the embedding that the network "
+            f"returned, within {tolerance:g} of its length; the gap is {worst:.3g}; {cause}"
+        )
+    return E - total
+
+
+def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    """A head's value and its derivatives along k tangents, with its gates frozen: (n, d), (k, n, d)."""
+
+    def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
+        # The clone lets a head that works in place do so, on its own copy.
+        value, pushed = torch.func.jvp(lambda x: run(x.clone()), (at,), (tangent,))
+        return value, pushed
+
+    # Only the plain form of attention has a forward-mode derivative on every device.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), frozen_gates():
+        value, pushed = torch.vmap(along, out_dims=(None, 0))(tangents)
+    return value, pushed
+
+
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> Head:
+    """A module as a function that computes in `dtype`; its own weights are left as they are."""
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    if all(t.dtype == dtype for t in state.values() if t.is_floating_point()):
+        return module
+    cast = {k: t.to(dtype) if t.is_floating_point() else t for k, t in state.items()}
+    return lambda x: torch.func.functional_call(module, cast, (x,))
+
+
+@contextmanager
+def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
+    """Within it, a layer returns `value` whatever it computes."""
+    handle = layer.register_forward_hook(lambda module, inputs, output: value)
+    try:
+        yield
+    finally:
+        handle.remove()

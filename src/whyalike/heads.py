@@ -1,0 +1,271 @@
+"""Finding the head of a network: what lies between a layer and the embedding.
+
+The head is read off a symbolic trace (torch.fx), so the network's own code and weights are used
+and nothing is rewritten by hand. Whether it begins with a pooling known in closed form is decided
+by what it *computes* on random maps, not by the names of its modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from whyalike.pooling import Kind, Pool
+
+
+@dataclass(frozen=True)
+class Split:
+    """A head known as pooling and projection: E = project(pool(A)).
+
+    Args:
+        pool: the pooling, in closed form.
+        project: from the pooled vector, of shape `shape`, to the embedding.
+        shape: the trailing axes that `project` takes: (k,), or (k, 1, 1) where the network flattens
+            later.
+    """
+
+    pool: Pool
+    project: nn.Module
+    shape: tuple[int, ...]
+
+
+class _Tracer(fx.Tracer):
+    """Traces through everything but torch's own layers, and the modules given to it as whole."""
+
+    def __init__(self, whole: set[nn.Module]) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m in self.whole or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.GraphModule | None:
+    """The part of a network that runs from a layer's output to its own, or None.
+
+    None where the network cannot be traced (its control flow looks at values), where the layer is
+    hidden in a module of torch's own or runs more than once, or where the output also depends on
+    something that goes around the layer.
+
+    Args:
+        net: the network.
+        layer: the name of the module to cut behind.
+        before: names of modules that finish before the layer does, which need not be traceable.
+    """
+    module = net.get_submodule(layer)
+    try:
+        graph = _Tracer({module, *map(net.get_submodule, before)}).trace(net)
+    except Exception:  # whatever a stranger's forward raises on a proxy: it is just not traceable
+        return None
+    cuts = [
+        n for n in graph.nodes if n.op == "call_module" and net.get_submodule(n.target) is module
+    ]
+    return _tail(net, graph, cuts[0]) if len(cuts) == 1 else None
+
+
+def _tail(root: nn.Module, graph: fx.Graph, start: fx.Node) -> fx.GraphModule | None:
+    """The part of a graph after one node as a module of one input, if it needs no other."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    downstream = {start}
+    for node in graph.nodes:
+        if any(source in downstream for source in node.all_input_nodes):
+            downstream.add(node)
+    tail = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {start: tail.placeholder("A")}
+    for node in graph.nodes:
+        if node is start or node.op == "placeholder":
+            continue
+        if node.op == "get_attr" or (node in downstream and node is not output):
+            if any(source not in copied for source in node.all_input_nodes):
+                return None  # something goes around the layer
+            copied[node] = tail.node_copy(node, lambda source: copied[source])
+    if any(source not in copied for source in output.all_input_nodes):
+        return None
+    tail.output(fx.node.map_arg(output.args[0], lambda source: copied[source]))
+    # Only constants are dropped: what looks unused may be called for what it does in place.
+    for node in reversed(list(tail.nodes)):
+        if node.op == "get_attr" and not node.users:
+            tail.erase_node(node)
+    return fx.GraphModule(root, tail)
+
+
+def recognise(head: fx.GraphModule, A: Float[Tensor, "n c h w"]) -> Split | None:
+    """The split of a head into a known pooling and the rest, or None.
+
+    The head runs once on a random map of A's shape, type and device. Of the values that everything
+    after them depends on alone, the last that equals a known pooling of the map is the split; so
+    flattening, dropout (in eval mode) and identities fall to the pooling's side.
+
+    Args:
+        head: from `trace_head` or `trace_module`.
+        A: a map (n, c, h, w) of the kind that the head takes; its values are not looked at.
+    """
+    if A.shape[-1] * A.shape[-2] == 1:
+        return None  # every pooling of one cell is the same
+    probe = _random_like(A)
+    values = _Values(head)
+    try:
+        values.run(probe.clone())
+    except Exception:  # the network's own forward will say what is wrong, not this trial
+        return None
+    numbers = list(_scalars(head))
+    found: tuple[fx.Node, Pool] | None = None
+    for node in _bottlenecks(head.graph):
+        value = values.seen.get(node)
+        pool = None if value is None else _which_pool(probe, value, numbers)
+        if pool is not None:
+            found = (node, pool)
+    if found is None:
+        return None
+    node, pool = found
+    project = _tail(head, head.graph, node)
+    if project is None:
+        return None
+    return Split(pool, _as_chain(project), tuple(values.seen[node].shape[1:]))
+
+
+def leading_linear(project: nn.Module) -> tuple[nn.Linear, nn.Module] | None:
+    """The linear layer that a projection of flat vectors begins with and what follows it, if so."""
+    steps = list(_steps(project))
+    while steps and isinstance(steps[0], _NOTHING):
+        steps.pop(0)
+    if steps and type(steps[0]) is nn.Linear:
+        return steps[0], nn.Sequential(*steps[1:])
+    return None
+
+
+_NOTHING = (nn.Identity, nn.Dropout, nn.Flatten)
+"""Layers that leave a flat vector as it is, in eval mode."""
+
+
+def is_identity(project: nn.Module) -> bool:
+    """Whether a projection of flat vectors leaves them as they are."""
+    return all(isinstance(step, _NOTHING) for step in _steps(project))
+
+
+def _steps(project: nn.Module) -> Iterator[nn.Module]:
+    if type(project) is nn.Sequential:
+        for step in project:
+            yield from _steps(step)
+    else:
+        yield project
+
+
+def describe(project: nn.Module) -> str:
+    """The projection in a few words, for a model's repr."""
+    if isinstance(project, fx.GraphModule):
+        return f"a graph of {len(project.graph.nodes) - 2} operations"
+    names = []
+    for step in _steps(project):
+        if isinstance(step, nn.Linear):
+            names.append(f"Linear({step.in_features}→{step.out_features})")
+        elif not isinstance(step, _NOTHING):
+            names.append(type(step).__name__)
+    return " → ".join(names) if len(names) <= 6 else f"{len(names)} layers"
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph and keeps a copy of each value, as later steps may write into it."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.seen: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.seen[n] = value.detach().clone()
+        return value
+
+
+def _random_like(A: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(2, *A.shape[1:], generator=generator, dtype=torch.float64)
+    return probe.to(A.dtype).to(A.device)
+
+
+def _bottlenecks(graph: fx.Graph) -> Iterator[fx.Node]:
+    """Nodes that every path from the input to the output goes through, in order."""
+    (start,) = (node for node in graph.nodes if node.op == "placeholder")
+    live = {start}  # computed from the input, and still needed later
+    order = list(graph.nodes)
+    position = {node: index for index, node in enumerate(order)}
+    last_use = {n: max((position[user] for user in n.users), default=-1) for n in order}
+    for index, node in enumerate(order):
+        if node.op == "output":
+            return
+        if node is start or any(source in live for source in node.all_input_nodes):
+            live = {n for n in live if last_use[n] > index} | {node}
+            if len(live) == 1:
+                yield node
+        else:
+            live = {n for n in live if last_use[n] > index}
+
+
+def _scalars(head: fx.GraphModule) -> Iterator[float | Tensor]:
+    """Numbers and small parameters that a head computes with: candidates for GeM's exponent."""
+    for node in head.graph.nodes:
+        if node.op == "get_attr":
+            value: Any = head
+            for part in str(node.target).split("."):
+                value = getattr(value, part)
+            if isinstance(value, Tensor) and value.dim() <= 1 and value.is_floating_point():
+                yield value.detach()  # shares the parameter's memory: training it is seen
+        for argument in [*node.args, *node.kwargs.values()]:
+            if isinstance(argument, int | float) and not isinstance(argument, bool):
+                yield float(argument)
+
+
+def _which_pool(A: Tensor, value: Tensor, numbers: list[float | Tensor]) -> Pool | None:
+    """The pooling of A that a value is, judged by its numbers."""
+    n, c, h, w = A.shape
+    if value.shape[0] != n or not value.is_floating_point():
+        return None
+    flat = value.flatten(1)
+    kinds: tuple[Kind, ...]
+    if flat.shape[1] == c:
+        kinds = ("mean", "max")
+    elif flat.shape[1] == c * h * w and value.dim() == 2:
+        kinds = ("flatten",)
+    else:
+        return None
+    candidates = [Pool(kind, rectify=r) for kind in kinds for r in (False, True)]
+    if flat.shape[1] == c:
+        exponents = [p for p in numbers if _is_exponent(p, c)]
+        bounds = {1e-6} | {x for x in numbers if isinstance(x, float) and 0 < x < 0.1}
+        candidates += [Pool("gem", p=p, eps=eps) for p in exponents for eps in sorted(bounds)]
+    tolerance = 1e-9 if A.dtype == torch.float64 else 1e-5 if A.dtype == torch.float32 else 1e-2
+    for pool in candidates:
+        expected = pool(A)
+        if torch.allclose(
+            flat, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())
+        ):
+            return pool
+    return None
+
+
+def _is_exponent(p: float | Tensor, channels: int) -> bool:
+    if isinstance(p, float):
+        return p > 0.5
+    return p.numel() in (1, channels) and bool((p > 0.5).all())
+
+
+def _as_chain(project: fx.GraphModule) -> nn.Module:
+    """A graph that is a plain chain of modules as nn.Sequential, which says what it is."""
+    steps: list[nn.Module] = []
+    (previous,) = (node for node in project.graph.nodes if node.op == "placeholder")
+    for node in project.graph.nodes:
+        if node.op == "output":
+            return nn.Sequential(*steps) if node.args[0] is previous else project
+        if node.op == "placeholder":
+            continue
+        if node.op != "call_module" or node.args != (previous,) or node.kwargs:
+            return project
+        steps.append(project.get_submodule(str(node.target)))
+        previous = node
+    return project

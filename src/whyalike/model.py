@@ -1,0 +1,403 @@
+"""EmbeddingModel: a network, the layer at which it is cut, and what its input looks like."""
+
+from __future__ import annotations
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from whyalike import decomposition
+from whyalike.contributions import Contributions
+from whyalike.errors import LayerError, ModelError, OutputError, TrainingModeError
+from whyalike.geometry import Frame
+from whyalike.heads import Split, describe, recognise, trace_head
+from whyalike.images import Photograph, Preprocess, Source, load_photograph
+from whyalike.pooling import Kind, Pool
+
+
+class EmbeddingModel(nn.Module):
+    """A network from images to embeddings, in three parts: features → pool → project.
+
+    >>> import torch, whyalike as wa
+    >>> trunk = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=4), torch.nn.ReLU())
+    >>> model = wa.EmbeddingModel(trunk, "mean", torch.nn.Linear(8, 4), wa.Preprocess(size=32))
+    >>> model
+    EmbeddingModel(8×8×8 map of features → mean → Linear(8→4) → embedding of 4)
+
+    Args:
+        features: images (N, 3, H, W) → feature map (N, C, h, w).
+        pool: "mean" (GAP), "max" (GMP), "gem" (p = 3; for a learned p give the module), "flatten",
+            or a module (N, C, h, w) → (N, ...).
+        project: pooled vectors → embeddings (N, d); None for none.
+        preprocess: from a photograph to the network's input; without one, only ready-made tensors
+            can be explained.
+
+    Raises:
+        ModelError: from the constructor, if a preprocess says how large images are, or else at the
+            first image: the network is in training mode, does not return finite (N, d), mixes the
+            images of a batch, or gives no feature map.
+    """
+
+    net: nn.Module
+    layer: str
+    preprocess: Preprocess | None
+
+    def __init__(
+        self,
+        features: nn.Module,
+        pool: Kind | Pool | nn.Module = "mean",
+        project: nn.Module | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        super().__init__()
+        project = nn.Identity() if project is None else project
+        if isinstance(pool, str):
+            pool = Pool(pool)
+        pooling = _PoolModule(pool) if isinstance(pool, Pool) else pool
+        head = nn.Sequential(OrderedDict(pool=pooling, project=project))
+        net = nn.Sequential(OrderedDict(features=features, head=head))
+        # What is ours has no mode of its own; what was given says itself whether it is in eval mode.
+        for module in (self, net, head, pooling):
+            if module is not pool:
+                module.training = False
+        self._assemble(net, "features", preprocess, from_parts=True)
+
+    @classmethod
+    def from_module(
+        cls, net: nn.Module, layer: str | None = None, preprocess: Preprocess | None = None
+    ) -> EmbeddingModel:
+        """Any network from images to embeddings, cut at a named layer.
+
+        The head behind the layer is recognised by itself where it is a pooling (mean, max, GeM,
+        flatten) and a projection; any other head is differentiated as a whole, which is exact
+        as well, and slower. `repr` says what was found.
+
+        Args:
+            net: images (N, 3, H, W) → embeddings (N, d), in eval mode. It is not changed.
+            layer: the name of a module whose output is a feature map (N, C, h, w), as in
+                `net.named_modules()`; None for the last one that gives such a map.
+            preprocess: how a photograph becomes the network's input; by default 224×224 with
+                ImageNet's mean and standard deviation.
+
+        Raises:
+            LayerError: no such layer (the message names the near ones), or no map comes out of it.
+        """
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.training = False
+        model._assemble(net, layer, Preprocess() if preprocess is None else preprocess)
+        return model
+
+    def _assemble(
+        self,
+        net: nn.Module,
+        layer: str | None,
+        preprocess: Preprocess | None,
+        from_parts: bool = False,
+    ) -> None:
+        self._from_parts = from_parts
+        self.net = net
+        self.preprocess = preprocess
+        # By shape, type and device of the map; not modules of ours, as they share the net's.
+        self._heads: dict[Any, tuple[nn.Module | None, Split | None]] = {}
+        self._before: frozenset[str] = frozenset()
+        self._found: str | None = None
+        if layer is not None:
+            _named_layer(net, layer)
+        self.layer = "" if layer is None else layer
+        if preprocess is not None:
+            self._probe(preprocess.size_hw)
+        elif layer is None:
+            raise LayerError("to find the last feature map, a preprocess must say the image size")
+
+    def forward(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n d"]:
+        """The network's own embeddings, before L2 normalisation."""
+        return self.net(images)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"EmbeddingModel({self.description})"
+
+    @property
+    def description(self) -> str:
+        """What was found, from map to embedding, in one line."""
+        name = type(self.net).__name__
+        where = "features" if self.layer == "features" else f"{name} at {self.layer!r}"
+        return self._found or f"{where}, not run yet"
+
+    @overload
+    def explain(self, images: Source, *, batch_size: int = 32) -> Contributions: ...
+    @overload
+    def explain(
+        self, images: list[Any] | tuple[Any, ...], *, batch_size: int = 32
+    ) -> list[Contributions]: ...
+    def explain(
+        self, images: Source | list[Any] | tuple[Any, ...], *, batch_size: int = 32
+    ) -> Contributions | list[Contributions]:
+        """What each cell of an image gives to its embedding: E = Σ v + b, checked.
+
+        Args:
+            images: a path, bytes, a PIL image, an array (H, W, 3) of uint8, or a ready-made tensor
+                (3, H, W); or a list of them, which run in batches.
+            batch_size: images in one forward pass.
+
+        Raises:
+            ImageError: an image cannot be read.
+            ModelError: the network cannot be explained as it is.
+            CompletenessError: the parts do not add up to what the network returned.
+        """
+        if not isinstance(images, list | tuple):
+            return self.explain([images])[0]
+        explained: list[Contributions] = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            photographs = [load_photograph(source, self.preprocess) for source in batch]
+            explained += self._explain_batch(photographs)
+        return explained
+
+    def _explain_batch(self, photographs: Sequence[Photograph]) -> list[Contributions]:
+        """Those of one size share a forward pass."""
+        by_size: dict[torch.Size, list[int]] = {}
+        for index, photograph in enumerate(photographs):
+            by_size.setdefault(photograph.tensor.shape, []).append(index)
+        results: dict[int, Contributions] = {}
+        for members in by_size.values():
+            v, b, E, grid_hw = self.decompose(torch.stack([photographs[i].tensor for i in members]))
+            for row, i in enumerate(members):
+                photo = photographs[i]
+                results[i] = Contributions(
+                    values=v[row].unflatten(0, grid_hw),
+                    bias=b[row],
+                    embedding=E[row],
+                    frame=Frame(photo.size_wh, photo.view_xyxy, grid_hw),
+                    name=photo.name,
+                    picture=photo.picture,
+                    model=self.description,
+                )
+        return [results[i] for i in range(len(photographs))]
+
+    def decompose(
+        self, images: Float[Tensor, "n 3 H W"]
+    ) -> tuple[
+        Float[Tensor, "n cells d"], Float[Tensor, "n d"], Float[Tensor, "n d"], tuple[int, int]
+    ]:
+        """v, b, E and the grid (h, w) of a batch of preprocessed images, in one forward pass.
+
+        E is the embedding that this pass of the network returned, in float32 at least.
+        """
+        if self._found is None:
+            self._probe(tuple(images.shape[-2:]))
+        _check_eval(self.net)
+        images = self._to_net(images)
+        A, E = self._run(images)
+        head, split = self._head_for(A)
+        if split is not None:
+            v, b = decomposition.from_split(split, A)
+            cause = (
+                f"the head after {self.layer!r} was taken for {split.pool} → "
+                f"{describe(split.project) or 'nothing more'}: is the network deterministic, and "
+                f"was it changed since?"
+            )
+        else:
+            v, b = decomposition.from_head(head or self._rerun(images), A)
+            cause = (
+                f"running the head after {self.layer!r} again gave another embedding: it is not "
+                f"deterministic, or keeps a state"
+            )
+        b = decomposition.check(v, b, E, cause)
+        return v, b, E.to(v.dtype), (A.shape[-2], A.shape[-1])
+
+    # -- running the network -------------------------------------------------------------------
+
+    def _to_net(self, images: Tensor) -> Tensor:
+        weight = next((p for p in self.net.parameters() if p.is_floating_point()), None)
+        return images if weight is None else images.to(weight.device, weight.dtype)
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One forward pass of the network as it is: the map at the cut, and the embedding."""
+        maps: list[Any] = []
+        # Cloned at once: a ReLU behind the layer may work in place.
+        keep = lambda _m, _i, out: maps.append(out.clone() if isinstance(out, Tensor) else out)  # noqa: E731
+        handle = self.net.get_submodule(self.layer).register_forward_hook(keep)
+        try:
+            with torch.no_grad():
+                E = self.net(images)
+        finally:
+            handle.remove()
+        E = _check_embeddings(E, len(images))
+        if len(maps) != 1:
+            raise LayerError(
+                f"layer {self.layer!r} must run once for an embedding; it ran {len(maps)} times; "
+                f"choose another layer"
+            )
+        A = maps[0]
+        if not (isinstance(A, Tensor) and A.dim() == 4 and len(A) == len(images)):
+            came = tuple(A.shape) if isinstance(A, Tensor) else type(A).__name__
+            raise LayerError(
+                f"layer {self.layer!r} must give one feature map (N, C, h, w) for {len(images)} "
+                f"images; came {came}; choose a convolutional layer"
+            )
+        if not torch.isfinite(A).all():
+            raise OutputError(f"the feature map of layer {self.layer!r} holds NaN or infinity")
+        return A, E
+
+    def _rerun(self, images: Tensor) -> decomposition.Head:
+        """The head of a network that cannot be traced: all of it, with the map put in its place."""
+        layer = self.net.get_submodule(self.layer)
+        dtype = decomposition.accumulation_dtype(images.dtype)
+        run = decomposition.in_dtype(self.net, dtype)
+
+        def head(A: Tensor) -> Tensor:
+            with decomposition.replaced_output(layer, A):
+                return run(images.to(dtype))
+
+        return head
+
+    def _head_for(self, A: Tensor) -> tuple[nn.Module | None, Split | None]:
+        """The head as a module of the map alone, and as a known pooling and the rest, if it is."""
+        key = (A.shape[1:], A.dtype, A.device)
+        if key not in self._heads:
+            self._heads[key] = self._find_head(A)
+        return self._heads[key]
+
+    def _find_head(self, A: Tensor) -> tuple[nn.Module | None, Split | None]:
+        own = self.net.get_submodule("head") if self._from_parts else None
+        pooling = None if own is None else own.get_submodule("pool")
+        with torch.no_grad():
+            if own is not None and isinstance(pooling, _PoolModule):
+                shape = (pooling(A).shape[1],)
+                return own, Split(pooling.pool, own.get_submodule("project"), shape)
+            traced = trace_head(self.net, self.layer, self._before)
+            return traced or own, None if traced is None else recognise(traced, A)
+
+    # -- what must hold before anything is explained --------------------------------------------
+
+    def _probe(self, size_hw: tuple[int, int]) -> None:
+        """Run the network on noise, to find the layer and the head and to refuse what cannot work."""
+        _check_eval(self.net)
+        generator = torch.Generator().manual_seed(0)
+        images = self._to_net(torch.randn(2, 3, *size_hw, generator=generator))
+        order = _order(self.net, images)
+        if not self.layer:
+            maps = [name for name, is_map in order if is_map]
+            if not maps:
+                raise LayerError(
+                    f"{type(self.net).__name__} has no module that gives a feature map (N, C, h, w) "
+                    f"of more than one cell for images of {size_hw[0]}×{size_hw[1]} pixels"
+                )
+            self.layer = maps[-1]
+        finished = [name for name, _ in order]
+        before = finished[: finished.index(self.layer)] if self.layer in finished else []
+        self._before = frozenset(before)
+        A, E = self._run(images)
+        _check_per_image(self._run(images[:1])[1], E[:1])
+        _, split = self._head_for(A)
+        if split is None:
+            steps = "the head, differentiated as a whole"
+        else:
+            steps = " → ".join(filter(None, [str(split.pool), describe(split.project)]))
+        shape = "×".join(map(str, A.shape[1:]))
+        where = (
+            self.layer if self.layer == "features" else f"{type(self.net).__name__}.{self.layer}"
+        )
+        self._found = f"{shape} map of {where} → {steps} → embedding of {E.shape[1]}"
+
+
+class _PoolModule(nn.Module):
+    """A known pooling as a module, for a network that is put together from its parts."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, A: Tensor) -> Tensor:
+        return self.pool(A)
+
+    def extra_repr(self) -> str:
+        return str(self.pool)
+
+
+def _named_layer(net: nn.Module, layer: str) -> nn.Module:
+    names = [name for name, _ in net.named_modules() if name]
+    if layer in names:
+        return net.get_submodule(layer)
+    near = difflib.get_close_matches(layer, names, n=4, cutoff=0.3)
+    hint = f"near ones: {', '.join(near)}" if near else f"it has: {', '.join(names[:8])}"
+    raise LayerError(f"{type(net).__name__} has no layer {layer!r}; {hint}")
+
+
+def _order(net: nn.Module, images: Tensor) -> list[tuple[str, bool]]:
+    """Names of the net's modules in the order in which they finish, and whether each gave a map."""
+    order: list[tuple[str, bool]] = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            is_map = isinstance(output, Tensor) and output.dim() == 4
+            order.append((name, is_map and output.shape[2:].numel() > 1))
+
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in net.named_modules() if name]
+    try:
+        with torch.no_grad():
+            net(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+def _check_eval(net: nn.Module) -> None:
+    for name, module in _with_own_behaviour(net):
+        if module.training:
+            raise TrainingModeError(
+                f"the network must be in eval mode; {name or 'it'} ({type(module).__name__}) is in "
+                f"training mode; call .eval() first"
+            )
+        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if batch_norm and module.running_mean is None:
+            raise ModelError(
+                f"{name} ({type(module).__name__}) keeps no running statistics and so mixes the "
+                f"images of a batch; a head must treat each image by itself"
+            )
+
+
+def _with_own_behaviour(net: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+    """Modules whose output depends on the mode: BatchNorm, dropout, and whatever is not torch's."""
+    for name, module in net.named_modules():
+        ours = type(module).__module__.startswith("torch.nn")
+        kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+        if not ours or isinstance(module, kinds):
+            yield name, module
+
+
+def _check_embeddings(E: Any, n: int) -> Tensor:
+    if not isinstance(E, Tensor):
+        raise OutputError(
+            f"the network must return embeddings (N, d); came {type(E).__name__}; wrap it in a "
+            f"module that picks the embedding"
+        )
+    if E.dim() != 2 or len(E) != n or not E.is_floating_point():
+        raise OutputError(
+            f"the network must return embeddings (N, d) for {n} images; came "
+            f"{tuple(E.shape)} of {E.dtype}; flatten or pool its output"
+        )
+    if not torch.isfinite(E).all():
+        raise OutputError("the network returned NaN or infinity; check its weights and input")
+    if not E.any(dim=1).all():
+        raise OutputError("the network returned an embedding of length zero: no cosine exists")
+    return E
+
+
+def _check_per_image(alone: Tensor, together: Tensor) -> None:
+    gap = (alone - together).float().norm() / together.float().norm()
+    if not gap <= 10 * decomposition.TOLERANCE.get(alone.dtype, 1e-4):
+        raise OutputError(
+            f"an image's embedding must not depend on the rest of its batch; alone and together "
+            f"with another it differs by {gap:.2g} of its length; is there a BatchNorm on batch "
+            f"statistics, dropout, or a reshape that mixes the batch?"
+        )

@@ -1,0 +1,281 @@
+"""Why two images are alike: the similarity of a pair, as a sum over regions of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whyalike.contributions import Contributions
+from whyalike.errors import CompletenessError, ModelError, RegionError
+from whyalike.geometry import XYXY
+from whyalike.images import Source
+from whyalike.model import EmbeddingModel
+
+Side = Literal["query", "reference"]
+
+
+class Terms(NamedTuple):
+    """The four terms of a similarity, in units of cosine; they add up to it (Eq. 5).
+
+    pairs: Σ v^q·v^r, what the regions of both carry together.
+    query_bias: b^q·Σ v^r, the query's bias met by the reference's regions.
+    reference_bias: Σ v^q·b^r, the query's regions meeting the reference's bias.
+    bias_bias: b^q·b^r, what no region carries.
+    """
+
+    pairs: float
+    query_bias: float
+    reference_bias: float
+    bias_bias: float
+
+
+class Match(NamedTuple):
+    """A link between a region of the query and one of the reference.
+
+    query_xyxy, reference_xyxy: boxes in pixels of the photographs.
+    value: what the two carry together, in units of cosine.
+    share: value / similarity.
+    """
+
+    query_xyxy: XYXY
+    reference_xyxy: XYXY
+    value: float
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The similarity of two images and the regions that carry it.
+
+    Everything is signed and in units of cosine: divided by |E^q||E^r|, so that the matrix and the
+    three terms with a bias add up to the similarity. Values below zero are evidence against the
+    match. Nothing is clamped or scaled before it is drawn.
+    """
+
+    query: Contributions
+    reference: Contributions
+
+    def __post_init__(self) -> None:
+        d_q, d_r = self.query.embedding.numel(), self.reference.embedding.numel()
+        if d_q != d_r:
+            raise ModelError(
+                f"two embeddings can be compared if they have one length; the query's has {d_q} "
+                f"dimensions, the reference's {d_r}"
+            )
+        gap = abs(sum(self.terms) - self.similarity)
+        if not gap <= 1e-4:
+            raise CompletenessError(
+                f"the four terms should add up to the cosine; the gap is {gap:.3g}; the values "
+                f"and the bias of {self.query!r} or {self.reference!r} do not belong to its "
+                f"embedding, or are too large for float32"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Pair({self.query.name!r}, {self.reference.name!r}, "
+            f"similarity={self.similarity:.4f}, "
+            + ", ".join(f"{name}={value:+.4f}" for name, value in self.terms._asdict().items())
+            + ")"
+        )
+
+    @cached_property
+    def similarity(self) -> float:
+        """S = E^q·E^r / (|E^q||E^r|), the cosine of the embeddings that the network returned."""
+        q, r = self.query.embedding.cpu().double(), self.reference.embedding.cpu().double()
+        return (q @ r / (q.norm() * r.norm())).item()
+
+    @cached_property
+    def terms(self) -> Terms:
+        """The four terms of Eq. 5; `sum(pair.terms)` is the similarity."""
+        vq, vr = self.query.total().cpu().double(), self.reference.total().cpu().double()
+        bq, br = self.query.bias.cpu().double(), self.reference.bias.cpu().double()
+        return Terms(*((x / self._norms).item() for x in (vq @ vr, bq @ vr, vq @ br, bq @ br)))
+
+    @property
+    def model(self) -> str:
+        """The network in words; both, where query and reference have one each."""
+        q, r = self.query.model, self.reference.model
+        return q if q == r else f"query: {q}; reference: {r}"
+
+    def overall_map(self, side: Side = "reference", bias: bool = False) -> Float[Tensor, "h w"]:
+        """What each cell of one image carries of the similarity.
+
+        Args:
+            side: the image whose cells are asked for, "query" or "reference".
+            bias: False for v·Σv' ("Decomposition"), whose sum is `terms.pairs`; True for v·E'
+                ("Decomposition+Bias"), which adds what the cell has with the other image's bias.
+        """
+        mine, other = self._sides(side)
+        return mine.map(other.embedding if bias else other.total()) / self._norms
+
+    def point_map(
+        self, query_xy: Sequence[float] | None = None, reference_xy: Sequence[float] | None = None
+    ) -> Float[Tensor, "h w"]:
+        """What one point of an image carries together with each cell of the other one.
+
+        Args:
+            query_xy: a point of the query, in pixels; the map is over the reference.
+            reference_xy: a point of the reference; the map is over the query. Give one of the two.
+        """
+        if (query_xy is None) == (reference_xy is None):
+            raise RegionError("a point map starts from one point; give query_xy or reference_xy")
+        if query_xy is not None:
+            return self.reference.map(self.query.at(query_xy)) / self._norms
+        assert reference_xy is not None
+        return self.query.map(self.reference.at(reference_xy)) / self._norms
+
+    def region_map(
+        self,
+        query_xyxy: Sequence[float] | None = None,
+        reference_xyxy: Sequence[float] | None = None,
+        *,
+        query_mask: np.ndarray | None = None,
+        reference_mask: np.ndarray | None = None,
+    ) -> Float[Tensor, "h w"]:
+        """What one region of an image carries together with each cell of the other one.
+
+        Args:
+            query_xyxy, query_mask: a box in pixels, or a mask (H, W), of the query; the map is
+                over the reference. Regions that tile the image give maps that add up to
+                `overall_map("reference")`.
+            reference_xyxy, reference_mask: the other way. Give one of the four.
+        """
+        given = [x is not None for x in (query_xyxy, query_mask, reference_xyxy, reference_mask)]
+        if sum(given) != 1:
+            raise RegionError("a region map starts from one region; give one box or one mask")
+        if given[0] or given[1]:
+            u = self.query.within(query_xyxy, mask=query_mask)
+            return self.reference.map(u) / self._norms
+        u = self.reference.within(reference_xyxy, mask=reference_mask)
+        return self.query.map(u) / self._norms
+
+    def matrix(self) -> Float[Tensor, "hq wq hr wr"]:
+        """v^q_ij·v^r_xy for all pairs of cells; its sum is `terms.pairs`."""
+        q = self.query.values / self._norms
+        return torch.einsum("ijd,xyd->ijxy", q, self.reference.values)
+
+    def matches(self, k: int = 10) -> list[Match]:
+        """The strongest links between regions, strongest first, each region used once.
+
+        A region is a block of cells, about a fifth of the grid in each direction; its link is
+        the sum of the matrix over both blocks. Blocks of the query do not overlap, nor do those
+        of the reference, so the shares of different links count nothing twice.
+        """
+        sizes = [tuple(math.ceil(n / 5) for n in c.frame.grid_hw) for c in self._both]
+        blocks_q, blocks_r = (
+            _block_sums(c.values, size) for c, size in zip(self._both, sizes, strict=True)
+        )
+        links = (blocks_q.flatten(0, 1) / self._norms) @ blocks_r.flatten(0, 1).T
+        found: list[Match] = []
+        while len(found) < k:
+            best = int(links.argmax())
+            value = links.flatten()[best].item()
+            if not value > 0:
+                break
+            boxes = []
+            for axis, (c, blocks, size) in enumerate(
+                zip(self._both, (blocks_q, blocks_r), sizes, strict=True)
+            ):
+                cell = best // links.shape[1] if axis == 0 else best % links.shape[1]
+                row, column = divmod(cell, blocks.shape[1])
+                boxes.append(c.frame.cell_xyxy(row, column, *size))
+                near = _overlapping(row, column, size, blocks.shape[:2]).to(links.device)
+                links[near if axis == 0 else slice(None), slice(None) if axis == 0 else near] = 0
+            found.append(Match(boxes[0], boxes[1], value, value / self.similarity))
+        return found
+
+    def save(self, *paths: str | PathLike[str], **options: Any) -> None:
+        """Write the pair by the file's ending: .html (interactive), .png or .pdf, .npz.
+
+        See `whyalike.save.save_pair` for the options, such as `points=[(96, 128)]`.
+        """
+        from whyalike.save import save_pair  # the one door upward, for `pair.save` to read well
+
+        save_pair(self, *paths, **options)
+
+    def show(self) -> None:
+        """Open the interactive page in the web browser."""
+        from whyalike.save import show_pair  # as above
+
+        show_pair(self)
+
+    @property
+    def _both(self) -> tuple[Contributions, Contributions]:
+        return self.query, self.reference
+
+    @cached_property
+    def _norms(self) -> float:
+        q, r = (c.embedding.cpu().double().norm() for c in self._both)
+        return (q * r).item()
+
+    def _sides(self, side: Side) -> tuple[Contributions, Contributions]:
+        if side not in ("query", "reference"):
+            raise RegionError(f'side is "query" or "reference"; came {side!r}')
+        return self._both if side == "query" else (self.reference, self.query)
+
+
+def explain_pair(
+    model: EmbeddingModel,
+    query: Source,
+    reference: Source,
+    *,
+    reference_model: EmbeddingModel | None = None,
+) -> Pair:
+    """Explain why a model finds two images alike.
+
+    >>> pair = explain_pair(model, "query.jpg", "reference.jpg")  # doctest: +SKIP
+    >>> pair.similarity, pair.overall_map("reference")  # doctest: +SKIP
+
+    Args:
+        model: the embedding model; images of one size run in one forward pass.
+        query, reference: paths, bytes, PIL images, arrays (H, W, 3) of uint8, or ready-made
+            tensors (3, H, W).
+        reference_model: the reference's own network, where the two have one each (cross-view
+            towers); both must give embeddings of one length.
+
+    Raises:
+        WhyalikeError: as `EmbeddingModel.explain`.
+    """
+    if reference_model is None or reference_model is model:
+        return Pair(*model.explain([query, reference]))
+    q, r = model.explain(query), reference_model.explain(reference)
+    return Pair(q, r.to(q.values.device))
+
+
+def explain_ranking(
+    model: EmbeddingModel,
+    query: Source,
+    references: Sequence[Source],
+    *,
+    reference_model: EmbeddingModel | None = None,
+    batch_size: int = 32,
+) -> list[Pair]:
+    """Explain one query against many references, which run in batches, in the order given."""
+    tower = model if reference_model is None else reference_model
+    q = model.explain(query)
+    explained = tower.explain(list(references), batch_size=batch_size)
+    return [Pair(q, r.to(q.values.device)) for r in explained]
+
+
+def _block_sums(
+    values: Float[Tensor, "h w d"], size: tuple[int, ...]
+) -> Float[Tensor, "rows columns d"]:
+    """Sums of v over all blocks of `size` cells, one for each place that a block can take."""
+    rows = values.unfold(0, size[0], 1).sum(-1)
+    return rows.unfold(1, size[1], 1).sum(-1)
+
+
+def _overlapping(row: int, column: int, size: tuple[int, ...], places: Sequence[int]) -> Tensor:
+    """Which places of a block overlap the one at (row, column), as a flat mask."""
+    rows = (torch.arange(places[0]) - row).abs() < size[0]
+    columns = (torch.arange(places[1]) - column).abs() < size[1]
+    return (rows[:, None] & columns[None, :]).flatten()
