@@ -41,7 +41,7 @@ def frozen_matrix(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
             sigma = (((x - x.mean()) ** 2).mean() + layer.eps).sqrt()
             return layer.weight[:, None] * (eye - 1 / n) / sigma, layer.bias
         case nn.GELU() | nn.SiLU() | nn.Hardswish() | nn.Tanh() | nn.ReLU6() | nn.ELU():
-            return torch.diag(torch.where(x == 0, 0.0, layer(x) / x)), none
+            return torch.diag(torch.where(x == 0, 0.0, layer(x.clone()) / x)), none
         case UnitLength():
             return eye / x.norm(), none
     raise NotImplementedError(type(layer).__name__)

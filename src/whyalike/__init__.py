@@ -33,7 +33,19 @@ _HOMES = {
     "load": "zoo",
 }
 
-__all__ = [*sorted(_HOMES), "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [
+    "Contributions",
+    "EmbeddingModel",
+    "Match",
+    "Pair",
+    "Preprocess",
+    "Terms",
+    "WhyalikeError",
+    "__version__",
+    "explain_pair",
+    "explain_ranking",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Contributions:
         return f"Contributions({self.name!r}, {h}×{w} cells, {d} dimensions)"
 
     def at(self, xy: Sequence[float]) -> Float[Tensor, " d"]:
-        """v at a point of the photograph, in pixels; bilinear between cell centres."""
+        """V at a point of the photograph, in pixels; bilinear between cell centres."""
         return self._weighted(self.frame.point_weights(xy))
 
     def within(
@@ -79,8 +79,12 @@ class Contributions:
 
     def to(self, device: torch.device) -> Contributions:
         """The same contributions on another device."""
-        moved = (t.to(device) for t in (self.values, self.bias, self.embedding))
-        return Contributions(*moved, self.frame, self.name, self.picture, self.model)
+        return replace(
+            self,
+            values=self.values.to(device),
+            bias=self.bias.to(device),
+            embedding=self.embedding.to(device),
+        )
 
     def _weighted(self, weights: Float[np.ndarray, "h w"]) -> Float[Tensor, " d"]:
         return torch.einsum("hw,hwd->d", torch.from_numpy(weights).to(self.values), self.values)

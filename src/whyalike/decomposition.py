@@ -42,7 +42,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 def from_split(
     split: Split, A: Float[Tensor, "n c h w"]
 ) -> tuple[Float[Tensor, "n cells d"], Float[Tensor, "n d"]]:
-    """v and b of a head that is a known pooling and a projection: the fast path.
+    """V and b of a head that is a known pooling and a projection: the fast path.
 
     The cells' parts of the pooled vector are known in closed form; each is a tangent of
     one forward-mode derivative of the projection, which only ever sees vectors.
@@ -67,7 +67,7 @@ def from_split(
         shape = split.shape
     if is_identity(project):
         return parts, offset
-    n, cells, k = parts.shape
+    n, cells, _ = parts.shape
     tangents = torch.cat([parts.transpose(0, 1), (pooled - offset)[None]])
     value, pushed = _push(
         in_dtype(project, dtype),
@@ -80,7 +80,7 @@ def from_split(
 def from_head(
     head: Head | nn.Module, A: Float[Tensor, "n c h w"], chunk_bytes: int = CHUNK_BYTES
 ) -> tuple[Float[Tensor, "n cells d"], Float[Tensor, "n d"]]:
-    """v and b of any differentiable head: the generic path.
+    """V and b of any differentiable head: the generic path.
 
     One forward-mode derivative of the whole head for each cell, in chunks of cells whose tangents
     take at most `chunk_bytes`.
@@ -88,7 +88,7 @@ def from_head(
     dtype = accumulation_dtype(A.dtype)
     A = A.to(dtype)
     run = in_dtype(head, dtype) if isinstance(head, nn.Module) else head
-    n, _, h, w = A.shape
+    h, w = A.shape[-2:]
     chunk = max(1, chunk_bytes // max(1, A.numel() * A.element_size()))
     value, along = _push(run, A, A[None])
     parts = []
@@ -127,16 +127,18 @@ def check(
 
 
 def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """A head's value and its derivatives along k tangents, with its gates frozen: (n, d), (k, n, d)."""
+    """A head's value (n, d) and derivatives (k, n, d) along k tangents, with its gates frozen."""
 
     def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
         # The clone lets a head that works in place do so, on its own copy.
-        value, pushed = torch.func.jvp(lambda x: run(x.clone()), (at,), (tangent,))
+        value, pushed = torch.func.jvp(  # type: ignore[misc]
+            lambda x: run(x.clone()), (at,), (tangent,)
+        )
         return value, pushed
 
     # Only the plain form of attention has a forward-mode derivative on every device.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), frozen_gates():
-        value, pushed = torch.vmap(along, out_dims=(None, 0))(tangents)
+        value, pushed = torch.vmap(along, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
     return value, pushed
 
 

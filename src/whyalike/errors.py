@@ -39,3 +39,7 @@ class CheckpointError(ModelError):
 
 class CompletenessError(WhyalikeError):
     """The contributions do not add up to the embedding that the network returned."""
+
+
+class OutputFileError(WhyalikeError):
+    """A result that cannot be written where, or as what, it was asked for."""

@@ -71,26 +71,29 @@ def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.G
 def _tail(root: nn.Module, graph: fx.Graph, start: fx.Node) -> fx.GraphModule | None:
     """The part of a graph after one node as a module of one input, if it needs no other."""
     (output,) = (node for node in graph.nodes if node.op == "output")
-    downstream = {start}
-    for node in graph.nodes:
-        if any(source in downstream for source in node.all_input_nodes):
-            downstream.add(node)
     tail = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {start: tail.placeholder("A")}
+    downstream, constants = {start}, set()
     for node in graph.nodes:
-        if node is start or node.op == "placeholder":
+        if node is start or node is output or node.op == "placeholder":
             continue
-        if node.op == "get_attr" or (node in downstream and node is not output):
-            if any(source not in copied for source in node.all_input_nodes):
-                return None  # something goes around the layer
-            copied[node] = tail.node_copy(node, lambda source: copied[source])
+        sources = node.all_input_nodes
+        if any(source in downstream for source in sources):
+            downstream.add(node)
+        elif all(source in constants for source in sources) and node.op != "call_module":
+            constants.add(node)  # weights, and what is computed from them, such as 1 / p
+        else:
+            continue
+        if any(source not in copied for source in sources):
+            return None  # something goes around the layer
+        copied[node] = tail.node_copy(node, lambda source: copied[source])
     if any(source not in copied for source in output.all_input_nodes):
         return None
     tail.output(fx.node.map_arg(output.args[0], lambda source: copied[source]))
     # Only constants are dropped: what looks unused may be called for what it does in place.
-    for node in reversed(list(tail.nodes)):
-        if node.op == "get_attr" and not node.users:
-            tail.erase_node(node)
+    for node in reversed(list(graph.nodes)):
+        if node in constants and not copied[node].users:
+            tail.erase_node(copied[node])
     return fx.GraphModule(root, tail)
 
 

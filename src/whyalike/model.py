@@ -61,7 +61,7 @@ class EmbeddingModel(nn.Module):
         pooling = _PoolModule(pool) if isinstance(pool, Pool) else pool
         head = nn.Sequential(OrderedDict(pool=pooling, project=project))
         net = nn.Sequential(OrderedDict(features=features, head=head))
-        # What is ours has no mode of its own; what was given says itself whether it is in eval mode.
+        # What is ours has no mode; what was given says itself whether it is in eval mode.
         for module in (self, net, head, pooling):
             if module is not pool:
                 module.training = False
@@ -117,7 +117,7 @@ class EmbeddingModel(nn.Module):
 
     def forward(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n d"]:
         """The network's own embeddings, before L2 normalisation."""
-        return self.net(images)  # type: ignore[no-any-return]
+        return self.net(images)
 
     def __repr__(self) -> str:
         return f"EmbeddingModel({self.description})"
@@ -190,7 +190,7 @@ class EmbeddingModel(nn.Module):
         E is the embedding that this pass of the network returned, in float32 at least.
         """
         if self._found is None:
-            self._probe(tuple(images.shape[-2:]))
+            self._probe((images.shape[-2], images.shape[-1]))
         _check_eval(self.net)
         images = self._to_net(images)
         A, E = self._run(images)
@@ -277,7 +277,7 @@ class EmbeddingModel(nn.Module):
     # -- what must hold before anything is explained --------------------------------------------
 
     def _probe(self, size_hw: tuple[int, int]) -> None:
-        """Run the network on noise, to find the layer and the head and to refuse what cannot work."""
+        """Run the network on noise: find the layer and the head, refuse what cannot work."""
         _check_eval(self.net)
         generator = torch.Generator().manual_seed(0)
         images = self._to_net(torch.randn(2, 3, *size_hw, generator=generator))
@@ -286,8 +286,9 @@ class EmbeddingModel(nn.Module):
             maps = [name for name, is_map in order if is_map]
             if not maps:
                 raise LayerError(
-                    f"{type(self.net).__name__} has no module that gives a feature map (N, C, h, w) "
-                    f"of more than one cell for images of {size_hw[0]}×{size_hw[1]} pixels"
+                    f"{type(self.net).__name__} has no module that gives a feature map "
+                    f"(N, C, h, w) of more than one cell for images of {size_hw[0]}×{size_hw[1]} "
+                    f"pixels"
                 )
             self.layer = maps[-1]
         finished = [name for name, _ in order]

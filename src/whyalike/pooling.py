@@ -39,7 +39,7 @@ class Pool:
             )
 
     def __str__(self) -> str:
-        name = self.kind
+        name: str = self.kind
         if name == "gem":
             p = torch.as_tensor(self.p).detach().float()
             name = f"gem(p={p.item():.4g})" if p.numel() == 1 else f"gem(p: {p.numel()} values)"

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 
 def _scaled(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """y = x · (y / x), the factor held: for functions through the origin, such as GELU."""
+    """Y = x · (y / x), the factor held: for functions through the origin, such as GELU."""
     in_place = bool(kwargs.pop("inplace", False)) or func.__name__.endswith("_")
     value = x.detach()
     y = func(value.clone(), *args, **kwargs)  # a copy, as func may write into what it gets
@@ -74,12 +74,33 @@ def _normalize(
     return x / x.detach().norm(p, dim, keepdim=True).clamp_min(eps).expand_as(x)
 
 
+def _attention(
+    func: Any, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """The weights that attention gives are held; the values that it mixes stay linear."""
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    scores = query.detach() @ key.detach().transpose(-2, -1)
+    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(-1).detach() @ value
+
+
 _RULES: dict[Any, Callable[..., Tensor]] = {
     F.layer_norm: _layer_norm,
     torch.layer_norm: _layer_norm,
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
     F.normalize: _normalize,
+    F.scaled_dot_product_attention: _attention,
 }
 if hasattr(F, "rms_norm"):
     _RULES[F.rms_norm] = _rms_norm

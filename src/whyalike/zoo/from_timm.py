@@ -6,7 +6,7 @@ import difflib
 from fnmatch import fnmatch
 
 import timm
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from timm.models import is_model_pretrained, list_models
 from torch import nn
 

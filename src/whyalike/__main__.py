@@ -1,0 +1,5 @@
+"""`python -m whyalike`."""
+
+from whyalike.cli import main
+
+main()

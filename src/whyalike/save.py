@@ -1,0 +1,129 @@
+"""Writing a pair to files, by their endings; whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import webbrowser
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from whyalike import draw
+from whyalike.errors import OutputFileError
+from whyalike.geometry import XY, XYXY
+from whyalike.pair import Pair
+from whyalike.viewer import export
+
+ENDINGS = (".html", ".png", ".pdf", ".npz")
+
+
+def save_pair(
+    pair: Pair,
+    *paths: str | os.PathLike[str],
+    points: Sequence[XY] = (),
+    regions: Sequence[XYXY] = (),
+    bias: bool = False,
+) -> None:
+    """Write a pair as an interactive page (.html), a figure (.png, .pdf) or arrays (.npz).
+
+    All files are written under temporary names first, so each appears whole or not at all.
+
+    Args:
+        pair: what to write.
+        paths: one or more files; the ending says what is written.
+        points: points of the query, in pixels, whose maps are added to figures and arrays.
+        regions: boxes of the query, in pixels; the same.
+        bias: whether the figures' overall maps count the other image's bias.
+
+    Raises:
+        OutputFileError: another ending, or the file cannot be written.
+    """
+    for path in map(Path, paths):
+        if path.suffix.lower() not in ENDINGS:
+            raise OutputFileError(
+                f"{path}: the ending says what to write, one of {', '.join(ENDINGS)}"
+            )
+        if path.is_dir() or not path.parent.is_dir():
+            raise OutputFileError(f"{path}: cannot be written; its folder must exist and hold no "
+                                  f"folder of that name")  # fmt: skip
+
+    def write(path: Path, file: BinaryIO) -> None:
+        match path.suffix.lower():
+            case ".html":
+                file.write(export.page(export.viewer_data(pair)).encode())
+            case ".npz":
+                np.savez_compressed(file, **arrays(pair, points=points, regions=regions))  # type: ignore[arg-type]
+            case ending:
+                made = draw.figure(pair, points=points, regions=regions, bias=bias)
+                made.savefig(file, format=ending[1:], dpi=300)
+
+    write_whole([Path(p) for p in paths], write)
+
+
+def arrays(
+    pair: Pair, *, points: Sequence[XY] = (), regions: Sequence[XYXY] = ()
+) -> dict[str, np.ndarray]:
+    """Everything that a pair knows, as named arrays in units of cosine, for `numpy.load`.
+
+    `query_values`, `query_bias` and `query_embedding` (and the reference's) are v, b and E as the
+    network has them; maps and the matrix are divided by |E^q||E^r|.
+    """
+    found: dict[str, np.ndarray] = {
+        "similarity": np.array(pair.similarity),
+        "terms": np.array(pair.terms),
+        "term_names": np.array(pair.terms._fields),
+        "matrix": pair.matrix().cpu().numpy(),
+    }
+    for side in ("query", "reference"):
+        c = pair.query if side == "query" else pair.reference
+        found |= {
+            f"{side}_name": np.array(c.name),
+            f"{side}_values": c.values.cpu().numpy(),
+            f"{side}_bias": c.bias.cpu().numpy(),
+            f"{side}_embedding": c.embedding.cpu().numpy(),
+            f"{side}_size_wh": np.array(c.frame.size_wh),
+            f"{side}_view_xyxy": np.array(c.frame.view_xyxy),
+            f"{side}_overall_map": pair.overall_map(side).cpu().numpy(),
+            f"{side}_overall_map_with_bias": pair.overall_map(side, bias=True).cpu().numpy(),
+        }
+    if points:
+        found["points_query_xy"] = np.array(points)
+        found["point_maps"] = np.stack([pair.point_map(query_xy=p).cpu().numpy() for p in points])
+    if regions:
+        found["regions_query_xyxy"] = np.array(regions)
+        found["region_maps"] = np.stack(
+            [pair.region_map(query_xyxy=r).cpu().numpy() for r in regions]
+        )
+    return found
+
+
+def write_whole(paths: Sequence[Path], write: Callable[[Path, BinaryIO], None]) -> None:
+    """Write files beside their places, then put all in place: no reader sees half of one."""
+    with ExitStack() as undo:
+        done: list[tuple[Path, Path]] = []
+        for path in paths:
+            temporary = path.with_name(f".whyalike-{secrets.token_hex(8)}")
+            undo.callback(temporary.unlink, missing_ok=True)
+            try:
+                with temporary.open("xb") as file:
+                    write(path, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OutputFileError(f"{path}: cannot be written: {error.strerror}") from error
+            done.append((temporary, path))
+        for temporary, path in done:
+            os.replace(temporary, path)
+
+
+def show_pair(pair: Pair) -> None:
+    """Write the interactive page to a temporary folder and open it in the web browser."""
+    folder = Path(tempfile.mkdtemp(prefix="whyalike-"))
+    save_pair(pair, folder / "pair.html")
+    print(f"{folder / 'pair.html'}")
+    webbrowser.open((folder / "pair.html").as_uri())

@@ -1,0 +1,188 @@
+"""One self-contained html file of a pair, and the data that it shows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import json
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from whyalike.contributions import Contributions
+    from whyalike.pair import Pair
+
+FORMAT = 1
+PICTURE_SIZE = 1280  # longest side of an embedded photograph, in pixels
+JPEG_QUALITY = 88
+HALF_PEAK = 32768.0  # float16 ends at 65504; below 6e-5, nine decades lower, it loses precision
+
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="whyalike">
+<title>{title}</title>
+<style>{css}</style>
+</head>
+<body class="wa-page">
+<main></main>
+<script type="application/json">{data}</script>
+<script type="module">{module}</script>
+</body>
+</html>
+"""
+
+_START = """
+mount(
+  /** @type {HTMLElement} */ (document.querySelector("main")),
+  JSON.parse(document.querySelector("script[type='application/json']")?.textContent ?? "{}"),
+  { headingLevel: 1 },
+);
+"""
+
+
+def viewer_data(pair: Pair) -> dict[str, Any]:
+    """What the viewer's module shows of a pair: plain json, arrays as little-endian base64.
+
+    The links between cells, v^q_ij·v^r_xy / (|E^q||E^r|), go either as the (nq, nr) matrix or as
+    its two factors, (nq, d) and (nr, d), whichever is smaller; `value = scale × stored`, for
+    factors `scale × q·r`. The maps, (h, w) row by row, are float32.
+    """
+    similarity = float(pair.similarity)
+    return {
+        "format": FORMAT,
+        "model": pair.model,
+        "similarity": similarity,
+        "terms": {name: float(value) for name, value in pair.terms._asdict().items()},
+        "query": _photograph(pair, "query"),
+        "reference": _photograph(pair, "reference"),
+        "links": _links(pair),
+        "matches": [
+            {
+                "query_xyxy": [float(x) for x in match.query_xyxy],
+                "reference_xyxy": [float(x) for x in match.reference_xyxy],
+                "value": float(match.value),
+                "share": float(match.share),
+            }
+            for match in pair.matches(k=10)
+        ],
+    }
+
+
+def page(data: dict[str, Any]) -> str:
+    """The whole page as one html file that asks nothing of any other: style, module and data.
+
+    Its Content-Security-Policy allows exactly the style and the script that are written here, by
+    their hashes, so nothing that a file name says can run.
+    """
+    static = files("whyalike.viewer") / "static"
+    css = "\n" + (static / "viewer.css").read_text(encoding="utf-8")
+    module = "\n" + (static / "viewer.js").read_text(encoding="utf-8") + _START
+    policy = "; ".join(
+        [
+            "default-src 'none'",
+            "img-src data:",
+            f"script-src {_hash(module)}",
+            f"style-src {_hash(css)}",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ]
+    )
+    title = f"Why are {data['query']['name']} and {data['reference']['name']} alike?"
+    return _PAGE.format(
+        policy=html.escape(policy, quote=False),
+        # A name that is not text on disk comes with lone surrogates, which no file can hold.
+        title=html.escape(title.encode("utf-8", "replace").decode("utf-8")),
+        css=css,
+        data=_inert(data),
+        module=module,
+    )
+
+
+def _photograph(pair: Pair, side: str) -> dict[str, Any]:
+    image: Contributions = getattr(pair, side)
+    frame = image.frame
+    return {
+        "name": image.name,
+        "src": _data_url(image.picture, frame.size_wh),
+        "size_wh": list(frame.size_wh),
+        "view_xyxy": [float(x) for x in frame.view_xyxy],
+        "grid_hw": list(frame.grid_hw),
+        "overall": _base64(_array(pair.overall_map(side, bias=False)), "<f4"),
+        "overall_bias": _base64(_array(pair.overall_map(side, bias=True)), "<f4"),
+    }
+
+
+def _links(pair: Pair) -> dict[str, Any]:
+    query, reference = _factor(pair.query), _factor(pair.reference)
+    (nq, d), nr = query.shape, len(reference)
+    if (nq + nr) * d < nq * nr:
+        q_scale, r_scale = _half_scale(query), _half_scale(reference)
+        return {
+            "encoding": "factors",
+            "rank": d,
+            "scale": q_scale * r_scale,
+            "query": _base64(query / q_scale, "<f2"),
+            "reference": _base64(reference / r_scale, "<f2"),
+        }
+    matrix = query @ reference.T
+    scale = _half_scale(matrix)
+    return {"encoding": "matrix", "scale": scale, "matrix": _base64(matrix / scale, "<f2")}
+
+
+def _factor(image: Contributions) -> np.ndarray:
+    """V / |E|, one row for each cell: (n, d) in float64."""
+    values = _array(image.values).astype(np.float64)
+    norm = float(np.linalg.norm(_array(image.embedding).astype(np.float64)))
+    return values.reshape(-1, values.shape[-1]) / norm
+
+
+def _half_scale(values: np.ndarray) -> float:
+    """The divisor that brings the largest value to the upper end of float16's range."""
+    peak = float(np.abs(values).max(initial=0.0))
+    return peak / HALF_PEAK if peak > 0 else 1.0
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy()
+    return array
+
+
+def _base64(values: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode("ascii")
+
+
+def _data_url(picture: Image.Image | None, size_wh: tuple[int, int]) -> str:
+    if picture is None:
+        shrink = min(1.0, PICTURE_SIZE / max(size_wh))
+        w, h = (max(1, round(side * shrink)) for side in size_wh)
+        picture = Image.new("RGB", (w, h), (128, 128, 128))
+    picture = picture.convert("RGB")
+    picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _inert(data: dict[str, Any]) -> str:
+    """Json that a script element holds without ever ending it, whatever a file is called."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ascii: U+2028 is escaped
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _hash(block: str) -> str:
+    digest = hashlib.sha256(block.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
