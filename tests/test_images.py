@@ -650,7 +650,7 @@ def test_equals_timm_for_its_models(name: str) -> None:
         assert torch.equal(preprocess(image)[0], transform(image)), size_wh
 
 
-PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear"}
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "interpolation": "bilinear"}
 
 
 @pytest.mark.parametrize("fit", ["stretch", "crop"])
@@ -706,8 +706,8 @@ def test_whole_photograph_is_the_whole_photograph() -> None:
 
 def test_bgr_takes_mean_and_std_in_its_own_order() -> None:
     image = noise(20, 10)
-    bgr = Preprocess((10, 20), mean=(0.1, 0.2, 0.3), std=(1, 2, 4), channels="BGR")(image)[0]
-    rgb = Preprocess((10, 20), mean=(0.3, 0.2, 0.1), std=(4, 2, 1))(image)[0]
+    bgr = Preprocess((10, 20), mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0), channels="BGR")(image)[0]
+    rgb = Preprocess((10, 20), mean=(0.3, 0.2, 0.1), std=(4.0, 2.0, 1.0))(image)[0]
     assert torch.equal(bgr, rgb.flip(0))
 
 

@@ -14,11 +14,11 @@ import stat
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import IO, Any, NoReturn, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,9 +29,18 @@ from torch import Tensor
 from whyalike.errors import ImageError
 from whyalike.geometry import XYXY
 
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """Any object that reads bytes as an open file does."""
+
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
 ImageSource = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | Image.Image | np.ndarray
 )
+
 Source = ImageSource | Tensor
 """Whatever can be explained: an image in any form, or a ready-made tensor (3, H, W)."""
 
@@ -100,7 +109,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
                     return _from_file(file, name, max_pixels)
             if isinstance(source, io.TextIOBase):
                 _refuse(name, "the file was opened as text", 'open it with mode "rb"')
-            if hasattr(source, "read"):
+            if isinstance(source, BinaryFile):
                 return _from_file(source, name, max_pixels)
     except ImageError:
         raise
@@ -116,7 +125,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     _refuse(name, f"cannot read an image from a {type(source).__name__}", advice)
 
 
-def _open_regular_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
+def _open_regular_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
     try:
         # Opening a pipe would wait for ever and opening a device may do anything: look first.
         status = os.stat(path)
@@ -135,15 +144,15 @@ def _open_regular_file(path: str | os.PathLike[str], name: str) -> BinaryIO:
         _refuse(name, f"cannot be opened ({_one_line(error)})", "check the path", error)
 
 
-def _from_file(file: BinaryIO, name: str, max_pixels: int) -> Image.Image:
+def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
     Image.init()  # registers the formats; does nothing the second time
     formats = tuple(f for f in _FORMATS if f in Image.OPEN)
     try:
-        image = Image.open(file, formats=formats)
+        image = Image.open(cast(IO[bytes], file), formats=formats)
     except UnidentifiedImageError as error:
         what = f"not an image ({', '.join(formats)}), or its first bytes are damaged"
         with suppress(OSError, AttributeError):  # a stream cannot go back to its beginning
-            file.seek(0)
+            cast(IO[bytes], file).seek(0)
             head = file.read(16)
             what = "is empty (0 bytes)" if not head else what
             for (at, magic), stranger in _KNOWN_STRANGERS.items():
@@ -441,7 +450,7 @@ class Preprocess:
         return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 
 
-def _numbers(field: str, values: Iterable[float], count: int, form: str) -> tuple[float, ...]:
+def _numbers(field: str, values: Any, count: int, form: str) -> tuple[float, ...]:
     numbers: tuple[float, ...] = ()
     with suppress(TypeError, ValueError):
         numbers = tuple(float(v) for v in values)

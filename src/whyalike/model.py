@@ -111,7 +111,7 @@ class EmbeddingModel(nn.Module):
             _named_layer(net, layer)
         self.layer = "" if layer is None else layer
         if preprocess is not None:
-            self._probe(preprocess.size_hw)
+            self._probe(torch.Size((3, *preprocess.size_hw)))
         elif layer is None:
             raise LayerError("to find the last feature map, a preprocess must say the image size")
 
@@ -190,7 +190,7 @@ class EmbeddingModel(nn.Module):
         E is the embedding that this pass of the network returned, in float32 at least.
         """
         if self._found is None:
-            self._probe((images.shape[-2], images.shape[-1]))
+            self._probe(images.shape[1:])
         _check_eval(self.net)
         images = self._to_net(images)
         A, E = self._run(images)
@@ -276,18 +276,18 @@ class EmbeddingModel(nn.Module):
 
     # -- what must hold before anything is explained --------------------------------------------
 
-    def _probe(self, size_hw: tuple[int, int]) -> None:
+    def _probe(self, shape: torch.Size) -> None:
         """Run the network on noise: find the layer and the head, refuse what cannot work."""
         _check_eval(self.net)
         generator = torch.Generator().manual_seed(0)
-        images = self._to_net(torch.randn(2, 3, *size_hw, generator=generator))
+        images = self._to_net(torch.randn(2, *shape, generator=generator))
         order = _order(self.net, images)
         if not self.layer:
             maps = [name for name, is_map in order if is_map]
             if not maps:
                 raise LayerError(
                     f"{type(self.net).__name__} has no module that gives a feature map "
-                    f"(N, C, h, w) of more than one cell for images of {size_hw[0]}×{size_hw[1]} "
+                    f"(N, C, h, w) of more than one cell for images of {shape[-2]}×{shape[-1]} "
                     f"pixels"
                 )
             self.layer = maps[-1]
@@ -301,11 +301,11 @@ class EmbeddingModel(nn.Module):
             steps = "the head, differentiated as a whole"
         else:
             steps = " → ".join(filter(None, [str(split.pool), describe(split.project)]))
-        shape = "×".join(map(str, A.shape[1:]))
+        size = "×".join(map(str, A.shape[1:]))
         where = (
             self.layer if self.layer == "features" else f"{type(self.net).__name__}.{self.layer}"
         )
-        self._found = f"{shape} map of {where} → {steps} → embedding of {E.shape[1]}"
+        self._found = f"{size} map of {where} → {steps} → embedding of {E.shape[1]}"
 
 
 class _PoolModule(nn.Module):

@@ -66,7 +66,7 @@ const START = {
   scale: "fixed",
   bias: false,
   heat: true,
-  opacity: 0.85,
+  opacity: 0.8,
   mark: null,
   pinned: false,
   match: null,
@@ -79,7 +79,7 @@ const START = {
  * full colour would be PEAK·k/n of the match, at most all of it, and as peaked again on the other
  * side: a region that is the whole image has the overall map's colours.
  */
-const PEAK = 8;
+const PEAK = 10;
 /** Maps are drawn with about this many pixels a side and enlarged by the browser. */
 const MAP_PIXELS = 192;
 /** Colours on each side of zero. */
@@ -198,7 +198,12 @@ class Grid {
 function interpolation(position, _, n) {
   const p = clamp(position, 0.5, n - 0.5) - 0.5;
   const low = Math.min(Math.floor(p), n - 1);
-  return p > low ? [[low, 1 - p + low], [low + 1, p - low]] : [[low, 1]];
+  return p > low
+    ? [
+        [low, 1 - p + low],
+        [low + 1, p - low],
+      ]
+    : [[low, 1]];
 }
 
 /**
@@ -220,10 +225,16 @@ function coverage(low, high, n) {
  * @returns {(side: Side, footprint: Footprint) => Float32Array}
  */
 function makeLinks(links, grids) {
-  const out = { query: new Float32Array(grids.query.n), reference: new Float32Array(grids.reference.n) };
+  const out = {
+    query: new Float32Array(grids.query.n),
+    reference: new Float32Array(grids.reference.n),
+  };
   if (links.encoding === "factors") {
     const { rank, scale } = links;
-    const factors = { query: decodeHalves(links.query, scale), reference: decodeHalves(links.reference, 1) };
+    const factors = {
+      query: decodeHalves(links.query, scale),
+      reference: decodeHalves(links.reference, 1),
+    };
     const vector = new Float32Array(rank);
     return (side, { cells, weights }) => {
       vector.fill(0);
@@ -270,8 +281,18 @@ function weighted({ cells, weights }, map) {
 // ── Colour ───────────────────────────────────────────────────────────────────────────────────
 
 /** Warm is evidence for, blue against: [strength, red, green, blue], told apart by all eyes. */
-const FOR = [[0, 255, 196, 84], [0.35, 255, 150, 30], [0.7, 240, 78, 10], [1, 200, 16, 20]];
-const AGAINST = [[0, 120, 200, 255], [0.35, 60, 150, 255], [0.7, 20, 90, 235], [1, 20, 40, 170]];
+const FOR = [
+  [0, 255, 196, 84],
+  [0.35, 255, 150, 30],
+  [0.7, 240, 78, 10],
+  [1, 200, 16, 20],
+];
+const AGAINST = [
+  [0, 120, 200, 255],
+  [0.35, 60, 150, 255],
+  [0.7, 20, 90, 235],
+  [1, 20, 40, 170],
+];
 
 /**
  * Colours from −1 to 1 as rgba words; zero and the side that is left out are transparent.
@@ -281,14 +302,18 @@ function makeColours(sign, opacity) {
   const colours = new Uint8ClampedArray(4 * (2 * LEVELS + 1));
   for (let level = -LEVELS; level <= LEVELS; level++) {
     if (!level || (level < 0 ? sign === "positive" : sign === "negative")) continue;
-    const t = Math.abs(level) / LEVELS;
+    // Faint evidence stays visible; the legend's axis stays linear and shows the bend.
+    const t = (Math.abs(level) / LEVELS) ** 0.55;
     const ramp = level > 0 ? FOR : AGAINST;
-    const to = Math.max(1, ramp.findIndex(([at]) => at >= t));
+    const to = Math.max(
+      1,
+      ramp.findIndex(([at]) => at >= t),
+    );
     const f = (t - ramp[to - 1][0]) / (ramp[to][0] - ramp[to - 1][0]);
     for (let c = 0; c < 3; c++) {
       colours[4 * (level + LEVELS) + c] = ramp[to - 1][c + 1] * (1 - f) + ramp[to][c + 1] * f;
     }
-    colours[4 * (level + LEVELS) + 3] = 255 * opacity * t ** 0.7;
+    colours[4 * (level + LEVELS) + 3] = 255 * opacity * t;
   }
   return new Uint32Array(colours.buffer);
 }
@@ -331,7 +356,8 @@ function makePainter(canvas, h, w) {
       const below = high * width;
       for (let x = 0; x < width; x++) {
         const level = Math.round((wide[above + x] * (1 - f) + wide[below + x] * f) * gain);
-        pixels[at++] = colours[LEVELS + (level > LEVELS ? LEVELS : level < -LEVELS ? -LEVELS : level)];
+        pixels[at++] =
+          colours[LEVELS + (level > LEVELS ? LEVELS : level < -LEVELS ? -LEVELS : level)];
       }
     }
     context.putImageData(image, 0, 0);
@@ -465,7 +491,10 @@ function buildLedger(data) {
   const span = Math.max(...ends, data.similarity) - low || 1;
   /** @param {string} label @param {string} symbol @param {number} from @param {number} value @param {string} kind */
   const row = (label, symbol, from, value, kind) => {
-    const bar = html("span", { class: `wa-bar wa-bar-${kind}`, title: `${label}: ${exact(value)}` });
+    const bar = html("span", {
+      class: `wa-bar wa-bar-${kind}`,
+      title: `${label}: ${exact(value)}`,
+    });
     bar.style.left = `${(100 * (Math.min(from, from + value) - low)) / span}%`;
     bar.style.width = `${(100 * Math.abs(value)) / span}%`;
     const zero = html("span", { class: "wa-zero" });
@@ -475,7 +504,11 @@ function buildLedger(data) {
       "tr",
       { class: `wa-row-${kind}` },
       html("th", { scope: "row" }, label, " ", html("span", { class: "wa-symbol" }, ...powers)),
-      html("td", { class: "wa-bars", "aria-hidden": "true" }, html("span", { class: "wa-track" }, zero, bar)),
+      html(
+        "td",
+        { class: "wa-bars", "aria-hidden": "true" },
+        html("span", { class: "wa-track" }, zero, bar),
+      ),
       html("td", { class: "wa-number" }, exact(value)),
     );
   };
@@ -516,10 +549,22 @@ function buildFigure(data, side, help) {
   view.style.top = `${(100 * y0) / height}%`;
   view.style.width = `${(100 * (x1 - x0)) / width}%`;
   view.style.height = `${(100 * (y1 - y0)) / height}%`;
-  const bar = html("canvas", { class: "wa-scale-bar", width: 2 * LEVELS + 1, height: 1, "aria-hidden": "true" });
+  const bar = html("canvas", {
+    class: "wa-scale-bar",
+    width: 2 * LEVELS + 1,
+    height: 1,
+    "aria-hidden": "true",
+  });
   const low = html("span");
   const high = html("span");
-  const legend = html("span", { class: "wa-scale" }, low, bar, high, html("span", { class: "wa-unit" }, "per cell"));
+  const legend = html(
+    "span",
+    { class: "wa-scale" },
+    low,
+    bar,
+    high,
+    html("span", { class: "wa-unit" }, "per cell"),
+  );
   /** @type {Uint32Array | null} */
   let shown = null;
   /** @param {Uint32Array} colours */
@@ -529,14 +574,25 @@ function buildFigure(data, side, help) {
     const image = new ImageData(new Uint8ClampedArray(colours.slice().buffer), colours.length, 1);
     bar.getContext("2d")?.putImageData(image, 0, 0);
   };
-  const frame = html("div", { class: "wa-frame" }, html("img", { src: photo.src, alt: "", draggable: "false" }), view);
+  const frame = html(
+    "div",
+    { class: "wa-frame" },
+    html("img", { src: photo.src, alt: "", draggable: "false" }),
+    view,
+  );
   const figure = html(
     "figure",
     { class: "wa-figure" },
     html(
       "figcaption",
       {},
-      html("span", { class: "wa-name" }, html("b", {}, side), " ", html("span", { title: photo.name }, photo.name)),
+      html(
+        "span",
+        { class: "wa-name" },
+        html("b", {}, side),
+        " ",
+        html("span", { title: photo.name }, photo.name),
+      ),
       legend,
     ),
     frame,
@@ -553,7 +609,9 @@ function buildFigure(data, side, help) {
  */
 export function mount(element, data, options = {}) {
   if (data.format !== 1) {
-    throw new Error(`the viewer reads data of format 1; came ${data.format}; take the module that wrote it`);
+    throw new Error(
+      `the viewer reads data of format 1; came ${data.format}; take the module that wrote it`,
+    );
   }
   const grids = { query: new Grid(data.query), reference: new Grid(data.reference) };
   const overall = {
@@ -564,30 +622,55 @@ export function mount(element, data, options = {}) {
 
   // The page. Everything is built once; render changes it.
   const help = `wa-help-${Math.random().toString(36).slice(2)}`;
-  const parts = { query: buildFigure(data, "query", help), reference: buildFigure(data, "reference", help) };
+  const parts = {
+    query: buildFigure(data, "query", help),
+    reference: buildFigure(data, "reference", help),
+  };
   const painters = {
     query: makePainter(parts.query.canvas, grids.query.h, grids.query.w),
     reference: makePainter(parts.reference.canvas, grids.reference.h, grids.reference.w),
   };
-  const overlay = /** @type {SVGSVGElement} */ (svg("svg", { class: "wa-overlay", "aria-hidden": "true" }));
-  const stage = html("div", { class: "wa-stage" }, parts.query.figure, parts.reference.figure, overlay);
-  const aspects = SIDES.reduce((sum, side) => sum + data[side].size_wh[0] / data[side].size_wh[1], 0);
+  const overlay = /** @type {SVGSVGElement} */ (
+    svg("svg", { class: "wa-overlay", "aria-hidden": "true" })
+  );
+  const stage = html(
+    "div",
+    { class: "wa-stage" },
+    parts.query.figure,
+    parts.reference.figure,
+    overlay,
+  );
+  const aspects = SIDES.reduce(
+    (sum, side) => sum + data[side].size_wh[0] / data[side].size_wh[1],
+    0,
+  );
   stage.style.setProperty("--wa-sum", String(aspects));
-  stage.dataset.shape = aspects < 1.8 ? "tall" : aspects > 4.5 ? "wide" : "usual";
+  const main = html("div", { class: "wa-main" });
+  main.dataset.shape = aspects < 1.8 ? "tall" : aspects > 4.5 ? "wide" : "usual";
 
   const readout = html("p", { class: "wa-readout" });
   const clear = html("button", { class: "wa-clear", type: "button" }, "Clear");
   const spoken = html("p", { class: "wa-hidden", "aria-live": "polite" });
   const list = html("ol", { class: "wa-matches", "aria-label": "Strongest matches" });
   const note = html("p", { class: "wa-note" });
-  const opacity = html("input", { type: "range", min: 0, max: 1, step: 0.05, "data-key": "opacity" });
+  const opacity = html("input", {
+    type: "range",
+    min: 0,
+    max: 1,
+    step: 0.05,
+    "data-key": "opacity",
+  });
   const root = html(
     "section",
     { class: "wa-root", "aria-label": "Why are these two images alike?" },
     html(
       "header",
       { class: "wa-header" },
-      html(/** @type {"h2"} */ (`h${options.headingLevel ?? 2}`), {}, "Why are these two images alike?"),
+      html(
+        /** @type {"h2"} */ (`h${options.headingLevel ?? 2}`),
+        {},
+        "Why are these two images alike?",
+      ),
       html(
         "p",
         { class: "wa-lead" },
@@ -601,36 +684,7 @@ export function mount(element, data, options = {}) {
         html("span", {}, "similarity"),
       ),
     ),
-    buildChoice("View", "view", [["overall", "Overall"], ["point", "Point or region"], ["matches", "Matches"]]),
-    stage,
-    html("div", { class: "wa-says" }, readout, clear),
-    list,
-    spoken,
-    html("p", { class: "wa-hidden", id: help }, "Arrow keys move a point, with shift they draw a region; Enter pins, Escape clears."),
-    html(
-      "div",
-      { class: "wa-lower" },
-      html(
-      "div",
-      { class: "wa-controls" },
-      buildChoice("Evidence", "sign", [["both", "Both"], ["positive", "For"], ["negative", "Against"]]),
-      buildChoice("Colour scale", "scale", [["fixed", "Fixed"], ["fit", "Fit"]]),
-      html(
-        "fieldset",
-        { class: "wa-choice" },
-        html("legend", { class: "wa-legend" }, "Heat map"),
-        html(
-          "div",
-          { class: "wa-heat" },
-          buildToggle("Show", "heat", "Heat map (H)"),
-          html("label", { class: "wa-opacity" }, html("span", {}, "Opacity"), opacity),
-          buildToggle("With biases", "bias", "Count what each region shares with the other image’s bias too (B)"),
-        ),
-      ),
-      note,
-      ),
-    buildLedger(data),
-    ),
+    main,
     html(
       "footer",
       { class: "wa-footer" },
@@ -639,7 +693,70 @@ export function mount(element, data, options = {}) {
         "details",
         {},
         html("summary", {}, "Keys"),
-        html("dl", {}, ...KEYS.map(([key, what]) => html("div", {}, html("dt", {}, key), html("dd", {}, what)))),
+        html(
+          "dl",
+          {},
+          ...KEYS.map(([key, what]) => html("div", {}, html("dt", {}, key), html("dd", {}, what))),
+        ),
+      ),
+    ),
+  );
+  main.append(
+    html(
+      "div",
+      {},
+      buildChoice("View", "view", [
+        ["overall", "Overall"],
+        ["point", "Point or region"],
+        ["matches", "Matches"],
+      ]),
+      stage,
+    ),
+    html(
+      "div",
+      {},
+      html("div", { class: "wa-says" }, readout, clear),
+      list,
+      spoken,
+      html(
+        "p",
+        { class: "wa-hidden", id: help },
+        "Arrow keys move a point, with shift they draw a region; Enter pins, Escape clears.",
+      ),
+      html(
+        "div",
+        { class: "wa-lower" },
+        html(
+          "div",
+          { class: "wa-controls" },
+          buildChoice("Evidence", "sign", [
+            ["both", "Both"],
+            ["positive", "For"],
+            ["negative", "Against"],
+          ]),
+          buildChoice("Colour scale", "scale", [
+            ["fixed", "Fixed"],
+            ["fit", "Fit"],
+          ]),
+          html(
+            "fieldset",
+            { class: "wa-choice" },
+            html("legend", { class: "wa-legend" }, "Heat map"),
+            html(
+              "div",
+              { class: "wa-heat" },
+              buildToggle("Show", "heat", "Heat map (H)"),
+              html("label", { class: "wa-opacity" }, html("span", {}, "Opacity"), opacity),
+              buildToggle(
+                "With biases",
+                "bias",
+                "Count what each region shares with the other image’s bias too (B)",
+              ),
+            ),
+          ),
+          note,
+        ),
+        buildLedger(data),
       ),
     ),
   );
@@ -669,7 +786,8 @@ export function mount(element, data, options = {}) {
     }
     if (!next.mark) next.pinned = false;
     next.opacity = clamp(next.opacity, 0, 1);
-    if (next.sign !== state.sign || next.opacity !== state.opacity) colours = makeColours(next.sign, next.opacity);
+    if (next.sign !== state.sign || next.opacity !== state.opacity)
+      colours = makeColours(next.sign, next.opacity);
     state = next;
     if (!frame) frame = requestAnimationFrame(render);
   }
@@ -690,12 +808,17 @@ export function mount(element, data, options = {}) {
       maps[OTHER[mark.side]] = { values, full: (PEAK * share) / values.length, kind: "link" };
     } else if (view !== "matches") {
       for (const side of SIDES) {
-        maps[side] = { values: overall[side][bias ? 1 : 0], full: PEAK / grids[side].n, kind: "overall" };
+        maps[side] = {
+          values: overall[side][bias ? 1 : 0],
+          full: PEAK / grids[side].n,
+          kind: "overall",
+        };
       }
     }
     for (const side of SIDES) {
       const map = maps[side];
-      if (map && scale === "fit") map.full = map.values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
+      if (map && scale === "fit")
+        map.full = map.values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
     }
     return maps;
   }
@@ -751,15 +874,30 @@ export function mount(element, data, options = {}) {
     const best = strongest(values);
     if (best < 0) return [];
     const { w, h, x0, y0, dx, dy } = grids[side];
-    const [cx, cy] = onStage(side, x0 + ((best % w) + 0.5) * dx, y0 + (Math.floor(best / w) + 0.5) * dy);
-    return h * w > 1 ? [svg("circle", { cx, cy, r: 5, class: values[best] < 0 ? "wa-dot wa-against" : "wa-dot wa-for" })] : [];
+    const [cx, cy] = onStage(
+      side,
+      x0 + ((best % w) + 0.5) * dx,
+      y0 + (Math.floor(best / w) + 0.5) * dy,
+    );
+    return h * w > 1
+      ? [
+          svg("circle", {
+            cx,
+            cy,
+            r: 5,
+            class: values[best] < 0 ? "wa-dot wa-against" : "wa-dot wa-for",
+          }),
+        ]
+      : [];
   }
 
   /** The matches that the choice of signs lets through, with their place in the data. */
   const shownMatches = () =>
     data.matches
       .map((match, index) => ({ match, index }))
-      .filter(({ match: { value } }) => (state.sign === "both" ? true : state.sign === "positive" ? value > 0 : value < 0));
+      .filter(({ match: { value } }) =>
+        state.sign === "both" ? true : state.sign === "positive" ? value > 0 : value < 0,
+      );
 
   function drawMatches() {
     const chosen = hovered ?? state.match;
@@ -781,7 +919,12 @@ export function mount(element, data, options = {}) {
       });
       const [tx, ty] = [Math.abs(b.x - a.x), Math.abs(b.y - a.y)];
       const [ta, tb] = [a, b].map(({ rx, ry }) => Math.min(rx / tx, ry / ty, 0.5));
-      const [ax, ay, bx, by] = [a.x + (b.x - a.x) * ta, a.y + (b.y - a.y) * ta, b.x - (b.x - a.x) * tb, b.y - (b.y - a.y) * tb];
+      const [ax, ay, bx, by] = [
+        a.x + (b.x - a.x) * ta,
+        a.y + (b.y - a.y) * ta,
+        b.x - (b.x - a.x) * tb,
+        b.y - (b.y - a.y) * tb,
+      ];
       const line = { x1: ax, y1: ay, x2: bx, y2: by };
       const dim = chosen !== null && chosen !== index ? " wa-dim" : "";
       const kind = `${match.value < 0 ? "wa-against" : "wa-for"}`;
@@ -799,8 +942,13 @@ export function mount(element, data, options = {}) {
       // Labels try places along their line until one is free.
       const text = percent(match.share);
       const half = 5 + text.length * 3.6;
-      const spots = [0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8].map((t) => [ax + (bx - ax) * t, ay + (by - ay) * t]);
-      const free = spots.find(([x, y]) => taken.every(([tx, ty, th]) => Math.abs(x - tx) > half + th || Math.abs(y - ty) > 20));
+      const spots = [0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8].map((t) => [
+        ax + (bx - ax) * t,
+        ay + (by - ay) * t,
+      ]);
+      const free = spots.find(([x, y]) =>
+        taken.every(([tx, ty, th]) => Math.abs(x - tx) > half + th || Math.abs(y - ty) > 20),
+      );
       const [x, y] = free ?? spots[0];
       taken.push([x, y, half]);
       labels.unshift(
@@ -820,22 +968,35 @@ export function mount(element, data, options = {}) {
     const { view, mark, bias } = state;
     const total = signed(data.similarity).replace("+", "");
     /** @param {number} value */
-    const share = (value) => (Math.abs(data.similarity) < 0.005 ? "" : ` (${percent(value / data.similarity)})`);
+    const share = (value) =>
+      Math.abs(data.similarity) < 0.005 ? "" : ` (${percent(value / data.similarity)})`;
     if (view === "matches") {
       const chosen = hovered ?? state.match;
       const shown = shownMatches();
       if (!shown.length) return ["No match of this sign."];
       if (chosen !== null && data.matches[chosen]) {
         const { value } = data.matches[chosen];
-        return [`Match ${chosen + 1} carries `, html("b", {}, signed(value)), ` of the similarity ${total}${share(value)}.`];
+        return [
+          `Match ${chosen + 1} carries `,
+          html("b", {}, signed(value)),
+          ` of the similarity ${total}${share(value)}.`,
+        ];
       }
       const sum = shown.reduce((sum, { match }) => sum + match.value, 0);
-      return [`The ${shown.length} strongest matches carry `, html("b", {}, signed(sum)), ` of the similarity ${total}${share(sum)}.`];
+      return [
+        `The ${shown.length} strongest matches carry `,
+        html("b", {}, signed(sum)),
+        ` of the similarity ${total}${share(sum)}.`,
+      ];
     }
     if (!mark) {
       return view === "overall"
-        ? ["Warm regions carry the similarity, blue ones speak against it. Point at one for its share."]
-        : ["Point at either photograph, or tap it, to see what it matches in the other. Drag to mark a region."];
+        ? [
+            "Warm regions carry the similarity, blue ones speak against it. Point at one for its share.",
+          ]
+        : [
+            "Point at either photograph, or tap it, to see what it matches in the other. Drag to mark a region.",
+          ];
     }
     const value = weighted(grids[mark.side].footprint(mark), overall[mark.side][bias ? 1 : 0]);
     const map = maps[OTHER[mark.side]];
@@ -845,7 +1006,12 @@ export function mount(element, data, options = {}) {
       html("b", {}, signed(value)),
       ` of the similarity ${total}${share(value)}${bias ? ", biases counted" : ""}`,
       best < 0 ? "." : `; it meets the ${OTHER[mark.side]} most strongly here `,
-      best >= 0 && html("i", { class: map && map.values[best] < 0 ? "wa-dot wa-against" : "wa-dot wa-for" }, "●"),
+      best >= 0 &&
+        html(
+          "i",
+          { class: map && map.values[best] < 0 ? "wa-dot wa-against" : "wa-dot wa-for" },
+          "●",
+        ),
     ];
   }
 
@@ -854,12 +1020,19 @@ export function mount(element, data, options = {}) {
     const { mark, view } = state;
     let text = readout.textContent ?? "";
     if (mark && view !== "matches") {
-      const place = (/** @type {Side} */ side, /** @type {number} */ row, /** @type {number} */ column) =>
-        `row ${row + 1} of ${grids[side].h}, column ${column + 1} of ${grids[side].w}`;
+      const place = (
+        /** @type {Side} */ side,
+        /** @type {number} */ row,
+        /** @type {number} */ column,
+      ) => `row ${row + 1} of ${grids[side].h}, column ${column + 1} of ${grids[side].w}`;
       const at = "xy" in mark ? mark.xy : /** @type {XY} */ ([mark.xyxy[0], mark.xyxy[1]]);
       const other = OTHER[mark.side];
-      const best = maps[other]?.kind === "link" ? strongest(/** @type {HeatMap} */ (maps[other]).values) : -1;
-      text = text.replace("here ●", `at ${place(other, Math.floor(best / grids[other].w), best % grids[other].w)}.`);
+      const best =
+        maps[other]?.kind === "link" ? strongest(/** @type {HeatMap} */ (maps[other]).values) : -1;
+      text = text.replace(
+        "here ●",
+        `at ${place(other, Math.floor(best / grids[other].w), best % grids[other].w)}.`,
+      );
       text += ` ${"xy" in mark ? "Spot" : "Region"} at ${place(mark.side, ...grids[mark.side].cellAt(at))}${state.pinned ? ", pinned" : ""}.`;
     }
     clearTimeout(speaking);
@@ -901,7 +1074,11 @@ export function mount(element, data, options = {}) {
             {},
             html(
               "button",
-              { type: "button", class: match.value < 0 ? "wa-against" : "wa-for", "data-match": index },
+              {
+                type: "button",
+                class: match.value < 0 ? "wa-against" : "wa-for",
+                "data-match": index,
+              },
               html("b", {}, percent(match.share)),
               " ",
               html("span", {}, signed(match.value)),
@@ -1004,7 +1181,13 @@ export function mount(element, data, options = {}) {
       return;
     }
     /** @type {HTMLElement} */ (event.target).setPointerCapture(event.pointerId);
-    press = { xy: pointAt(event, side), x: event.clientX, y: event.clientY, before: state, region: false };
+    press = {
+      xy: pointAt(event, side),
+      x: event.clientX,
+      y: event.clientY,
+      before: state,
+      region: false,
+    };
   }
 
   /** @param {PointerEvent} event */
@@ -1015,11 +1198,18 @@ export function mount(element, data, options = {}) {
     if (state.view === "matches") {
       hoverMatch(matchAt(side, xy));
     } else if (press) {
-      if (Math.hypot(event.clientX - press.x, event.clientY - press.y) > CLICK_SLOP) press.region = true;
+      if (Math.hypot(event.clientX - press.x, event.clientY - press.y) > CLICK_SLOP)
+        press.region = true;
       if (!press.region) return;
       /** @type {XYXY} */
-      const xyxy = [Math.min(xy[0], press.xy[0]), Math.min(xy[1], press.xy[1]), Math.max(xy[0], press.xy[0]), Math.max(xy[1], press.xy[1])];
-      if (xyxy[2] > xyxy[0] && xyxy[3] > xyxy[1]) setState({ mark: { side, xyxy }, pinned: true, view: "point" });
+      const xyxy = [
+        Math.min(xy[0], press.xy[0]),
+        Math.min(xy[1], press.xy[1]),
+        Math.max(xy[0], press.xy[0]),
+        Math.max(xy[1], press.xy[1]),
+      ];
+      if (xyxy[2] > xyxy[0] && xyxy[3] > xyxy[1])
+        setState({ mark: { side, xyxy }, pinned: true, view: "point" });
     } else if (!state.pinned && event.pointerType !== "touch") {
       setState({ mark: { side, xy } });
     }
@@ -1034,8 +1224,15 @@ export function mount(element, data, options = {}) {
         setState({ match: match === state.match ? null : match });
       } else {
         const { mark, pinned } = press.before;
-        const again = pinned && mark && mark.side === side && "xy" in mark && grids[side].cellAt(mark.xy).join() === grids[side].cellAt(press.xy).join();
-        setState(again ? { pinned: false } : { mark: { side, xy: press.xy }, pinned: true, view: "point" });
+        const again =
+          pinned &&
+          mark &&
+          mark.side === side &&
+          "xy" in mark &&
+          grids[side].cellAt(mark.xy).join() === grids[side].cellAt(press.xy).join();
+        setState(
+          again ? { pinned: false } : { mark: { side, xy: press.xy }, pinned: true, view: "point" },
+        );
       }
     }
     press = null;
@@ -1059,7 +1256,11 @@ export function mount(element, data, options = {}) {
     const mark = state.mark && state.mark.side === side ? state.mark : null;
     /** @type {XY} */
     let from = mark
-      ? grid.cellAt("xy" in mark ? mark.xy : [(mark.xyxy[0] + mark.xyxy[2]) / 2, (mark.xyxy[1] + mark.xyxy[3]) / 2])
+      ? grid.cellAt(
+          "xy" in mark
+            ? mark.xy
+            : [(mark.xyxy[0] + mark.xyxy[2]) / 2, (mark.xyxy[1] + mark.xyxy[3]) / 2],
+        )
       : [Math.floor(grid.h / 2), Math.floor(grid.w / 2)];
     if (!mark) [rows, columns] = [0, 0]; // the first key shows where the point is
     if (growing && growing.mark === state.mark) from = growing.cursor;
@@ -1072,7 +1273,12 @@ export function mount(element, data, options = {}) {
     }
     const anchor = growing && growing.mark === state.mark ? growing.anchor : from;
     const [row, column] = [Math.min(anchor[0], to[0]), Math.min(anchor[1], to[1])];
-    const xyxy = grid.box(row, column, Math.abs(anchor[0] - to[0]) + 1, Math.abs(anchor[1] - to[1]) + 1);
+    const xyxy = grid.box(
+      row,
+      column,
+      Math.abs(anchor[0] - to[0]) + 1,
+      Math.abs(anchor[1] - to[1]) + 1,
+    );
     setState({ mark: { side, xyxy }, view: "point" });
     growing = { mark: /** @type {Mark} */ (state.mark), anchor, cursor: to };
   }
@@ -1109,7 +1315,8 @@ export function mount(element, data, options = {}) {
       if (state.view === "matches") stepMatch(arrow[0] + arrow[1]);
       else moveMark(side, ...arrow, event.shiftKey);
     } else if (side && (event.key === "Enter" || event.key === " ") && state.view !== "matches") {
-      if (state.mark && state.mark.side === side) setState({ pinned: !state.pinned, view: "point" });
+      if (state.mark && state.mark.side === side)
+        setState({ pinned: !state.pinned, view: "point" });
       else moveMark(side, 0, 0, false);
     } else if (shortcut) {
       shortcut();
@@ -1122,7 +1329,12 @@ export function mount(element, data, options = {}) {
   /** @param {Event} event */
   function onInput(event) {
     const input = /** @type {HTMLInputElement} */ (event.target);
-    const value = input.type === "checkbox" ? input.checked : input.type === "range" ? Number(input.value) : input.value;
+    const value =
+      input.type === "checkbox"
+        ? input.checked
+        : input.type === "range"
+          ? Number(input.value)
+          : input.value;
     if (input.dataset.key) setState({ [input.dataset.key]: value });
   }
 
@@ -1141,7 +1353,8 @@ export function mount(element, data, options = {}) {
   /** @param {PointerEvent} event */
   function onPointerOver(event) {
     const button = /** @type {HTMLElement} */ (event.target).closest("button");
-    if (button?.dataset.match && event.pointerType !== "touch") hoverMatch(Number(button.dataset.match));
+    if (button?.dataset.match && event.pointerType !== "touch")
+      hoverMatch(Number(button.dataset.match));
   }
 
   root.addEventListener("pointerdown", onPointerDown);

@@ -1,0 +1,200 @@
+"""EmbeddingModel: what it refuses, what it leaves alone, and batches, sizes, types."""
+
+import copy
+
+import pytest
+import torch
+from nets import C, D, H, IMAGE_HW, W, images, randomise, trunk
+from PIL import Image
+from torch import nn
+
+import whyalike as wa
+from whyalike.errors import ImageError, LayerError, ModelError, OutputError, TrainingModeError
+
+SIZE = wa.Preprocess(size=IMAGE_HW)
+
+
+def small(**kwargs) -> wa.EmbeddingModel:
+    net = randomise(nn.ModuleList([trunk(), nn.Linear(C, D)]))
+    return wa.EmbeddingModel(net[0], "mean", net[1], **kwargs)
+
+
+class Bad(nn.Module):
+    """A trunk, and an embedding by a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.trunk, self.function = trunk(), function
+
+    def forward(self, x):
+        return self.function(self.trunk(x))
+
+
+REFUSED = {
+    "a tuple": (lambda A: (A.mean((2, 3)), A), OutputError, "came tuple; wrap it"),
+    "a map": (lambda A: A, OutputError, r"\(2, 8, 3, 5\)"),
+    "squeezed batch": (lambda A: A.mean((2, 3)).squeeze(), OutputError, r"for 1 images; came \(8,\)"),
+    "NaN": (lambda A: A.mean((2, 3)) * float("nan"), OutputError, "NaN or infinity"),
+    "zero": (lambda A: A.mean((2, 3)) * 0, OutputError, "length zero"),
+    "whole numbers": (lambda A: A.mean((2, 3)).long(), OutputError, "int64"),
+    "mixes the batch": (lambda A: A.mean((2, 3)) + A.mean((0, 2, 3)), OutputError,
+                        "must not depend on the rest of its batch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_networks_that_are_no_embedding_models(name):
+    function, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        wa.EmbeddingModel.from_module(randomise(Bad(function)), "trunk", SIZE)
+
+
+def test_training_mode_is_refused_by_name():
+    net = Bad(lambda A: A.mean((2, 3)))
+    net.norm = nn.BatchNorm1d(C)
+    net.eval()
+    net.norm.train()
+    with pytest.raises(TrainingModeError, match=r"norm \(BatchNorm1d\) is in training mode"):
+        wa.EmbeddingModel.from_module(net, "trunk", SIZE)
+    model = wa.EmbeddingModel.from_module(net.eval(), "trunk", SIZE)
+    net.train()  # later, as in a callback while training
+    with pytest.raises(TrainingModeError, match=r"call \.eval\(\) first"):
+        model.decompose(torch.randn(1, 3, *IMAGE_HW))
+
+
+def test_batch_norm_on_batch_statistics_is_refused():
+    net = Bad(lambda A: A.mean((2, 3)))
+    net.norm = nn.BatchNorm1d(C, track_running_stats=False)
+    with pytest.raises(ModelError, match="keeps no running statistics"):
+        wa.EmbeddingModel.from_module(net.eval(), "trunk", SIZE)
+
+
+def test_a_wrong_layer_name_lists_near_ones():
+    net = nn.Sequential()
+    net.layer4 = trunk()
+    net.layer3 = nn.Identity()
+    with pytest.raises(LayerError, match=r"no layer 'layr4'; near ones: layer4"):
+        wa.EmbeddingModel.from_module(net.eval(), "layr4", SIZE)
+    with pytest.raises(LayerError, match=r"it has: "):
+        wa.EmbeddingModel.from_module(net.eval(), "🐦", SIZE)
+
+
+def test_layers_without_one_map_are_refused():
+    net = randomise(Bad(lambda A: A.mean((2, 3))))
+    net.after = nn.Identity()
+    net.function = lambda A: net.after(A.mean((2, 3)))
+    with pytest.raises(LayerError, match=r"one feature map .* came \(2, 8\)"):
+        wa.EmbeddingModel.from_module(net, "after", SIZE)
+    net.function = lambda A: net.after(net.after(A)).mean((2, 3))
+    with pytest.raises(LayerError, match="it ran 2 times"):
+        wa.EmbeddingModel.from_module(net, "after", SIZE)
+    net.function = lambda A: A.mean((2, 3))
+    with pytest.raises(LayerError, match="it ran 0 times"):
+        wa.EmbeddingModel.from_module(net, "after", SIZE)
+
+
+def test_a_network_without_maps_is_refused():
+    with pytest.raises(LayerError, match="no module that gives a feature map"):
+        wa.EmbeddingModel.from_module(
+            nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 20, 4)).eval(), preprocess=SIZE
+        )
+
+
+def test_wrong_pool_and_missing_preprocess():
+    with pytest.raises(ValueError, match="mean, max, gem, flatten or a module; came 'median'"):
+        wa.EmbeddingModel(trunk(), "median")
+    model = small()
+    assert "not run yet" in repr(model)
+    with pytest.raises(ImageError, match="only ready-made tensors"):
+        model.explain(Image.new("RGB", (20, 12)))
+    model.explain(images(1)[0])
+    assert "8×3×5 map" in repr(model)
+
+
+def test_the_network_is_left_as_it_was():
+    net = randomise(Bad(lambda A: A.mean((2, 3)).relu_()))
+    seen = []
+    net.trunk.register_forward_hook(lambda m, i, o: seen.append(1))
+    before = copy.deepcopy(net.state_dict())
+    flags = [(m.training, len(m._forward_hooks)) for m in net.modules()]
+    grads = [(p.requires_grad, p.grad) for p in net.parameters()]
+    x = images(2)
+    E = net(x)
+    model = wa.EmbeddingModel.from_module(net, "trunk", SIZE)
+    model.decompose(x)
+    assert torch.is_grad_enabled()
+    assert [(m.training, len(m._forward_hooks)) for m in net.modules()] == flags
+    assert [(p.requires_grad, p.grad) for p in net.parameters()] == grads
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+    assert torch.equal(net(x), E)
+    assert torch.equal(model(x), E)
+
+
+def test_nothing_stays_behind_after_an_error():
+    def fails(A):
+        if len(A) == 3:
+            raise RuntimeError("no batches of three")
+        return A.mean((2, 3))
+
+    net = randomise(Bad(fails))
+    model = wa.EmbeddingModel.from_module(net, "trunk", SIZE)
+    with pytest.raises(RuntimeError, match="batches of three"):
+        model.decompose(images(3))
+    assert not any(m._forward_hooks for m in net.modules())
+    assert torch.nn.functional.gelu(torch.ones(1, requires_grad=True)).requires_grad
+
+
+def test_batches_do_not_change_results():
+    model = small()
+    x = list(images(5))
+    together = model.explain(x, batch_size=2)
+    for one, image in zip(together, x, strict=True):
+        alone = model.explain(image)
+        torch.testing.assert_close(one.values, alone.values)
+        torch.testing.assert_close(one.embedding, alone.embedding)
+
+
+def test_images_of_different_sizes_keep_their_order():
+    model = small()
+    x = [images(1)[0], images(1, seed=2, hw=(24, 16))[0], images(1, seed=3)[0]]
+    found = model.explain(x)
+    assert [c.frame.grid_hw for c in found] == [(3, 5), (6, 4), (3, 5)]
+    torch.testing.assert_close(found[2].embedding, model(x[2][None])[0])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("pool", ["mean", "flatten"])
+def test_half_precision_networks_are_summed_in_float32(dtype, tolerance, pool):
+    k = C if pool == "mean" else C * H * W
+    net = randomise(
+        nn.ModuleList([trunk(), nn.Sequential(nn.Linear(k, 6), nn.GELU(), nn.Linear(6, D))])
+    )
+    exact = wa.EmbeddingModel(net[0], pool, net[1]).decompose(images(2))
+    half = copy.deepcopy(net).to(dtype)
+    model = wa.EmbeddingModel(half[0], pool, half[1])
+    v, b, E, _ = model.decompose(images(2))
+    assert v.dtype == b.dtype == E.dtype == torch.float32
+    assert next(half.parameters()).dtype == dtype
+    torch.testing.assert_close(v.sum(1) + b, E, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(v.double(), exact[0], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(E, model(images(2).to(dtype)).float(), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    x = images(2)
+    model = small()
+    v, b, _, _ = model.decompose(x)
+    model.to("cuda")
+    v_gpu, b_gpu, _, _ = model.decompose(x)
+    assert v_gpu.device.type == "cuda"
+    torch.testing.assert_close(v_gpu.cpu(), v)
+    torch.testing.assert_close(b_gpu.cpu(), b)
+
+
+def test_a_model_follows_its_network_to_another_type():
+    model = small(preprocess=SIZE)
+    model.decompose(images(1))
+    model.float()
+    v, _, _, _ = model.decompose(images(1))
+    assert v.dtype == torch.float32
