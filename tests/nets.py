@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from oracle import UnitLength
 from torch import nn
+
+from oracle import UnitLength
 
 C, H, W, D = 8, 3, 5, 4
 IMAGE_HW = (12, 20)  # the trunk's stride is 4

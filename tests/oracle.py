@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def jacobian_decomposition(head, A: Tensor) -> tuple[Tensor, Tensor]:
-    """v (h, w, d) and b (d,) of one map A (C, h, w) from the head's full Jacobian (Taylor, Eq. 6).
+    """V (h, w, d) and b (d,) of one map A (C, h, w) from the head's full Jacobian (Taylor, Eq. 6).
 
     For heads of piecewise linear layers and GeM this *is* the frozen form.
     """
@@ -55,7 +55,7 @@ class UnitLength(nn.Module):
 
 
 def frozen_decomposition(pool: str, layers: list[nn.Module], A: Tensor) -> tuple[Tensor, Tensor]:
-    """v (h, w, d) and b (d,) of pooling and a chain of layers, by multiplying their matrices."""
+    """V (h, w, d) and b (d,) of pooling and a chain of layers, by multiplying their matrices."""
     C, h, w = A.shape
     cells = {}
     for i in range(h):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from nets import C, D, H, PROJECTS, W, images, pooled_size, randomise, trunk
-from oracle import frozen_decomposition, jacobian_decomposition
 from torch import nn
 
 import whyalike as wa
+from nets import PROJECTS, C, D, H, W, images, pooled_size, randomise, trunk
+from oracle import frozen_decomposition, jacobian_decomposition
 from whyalike import decomposition
 from whyalike.errors import CompletenessError
 from whyalike.pooling import Pool

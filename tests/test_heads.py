@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from nets import IMAGE_HW, C, D, H, W, images, randomise, trunk
-from oracle import jacobian_decomposition
 from torch import nn
 
 import whyalike as wa
+from nets import IMAGE_HW, C, D, H, W, images, randomise, trunk
+from oracle import jacobian_decomposition
 
 SIZE = wa.Preprocess(size=IMAGE_HW)
 
@@ -69,14 +69,14 @@ HEADS = {
     "relu, then pool": (lambda m, A: F.relu(A, inplace=True).mean((2, 3)), {}, "mean"),
     "BNNeck": (lambda m, A: m.bn(m.pool(A).flatten(1)),
                {"pool": nn.AdaptiveAvgPool2d(1), "bn": nn.BatchNorm1d(C)}, "mean → BatchNorm1d"),
-    "unit length": (lambda m, A: F.normalize(A.mean((2, 3))), {}, "mean → a graph of 1 operations"),
+    "unit length": (lambda m, A: F.normalize(A.mean((2, 3))), {}, "mean → normalize"),
     "two branches after pooling": (
         lambda m, A: torch.cat([m.fc(A.mean((2, 3))), A.mean((2, 3))], 1),
         {"fc": nn.Linear(C, D)}, "as a whole"),
     "mean + max": (lambda m, A: A.mean((2, 3)) + A.amax((2, 3)), {}, "as a whole"),
     "convolution first": (lambda m, A: m.conv(A).mean((2, 3)), {"conv": nn.Conv2d(C, D, 3)},
                           "as a whole"),
-    "len() of the batch": (lambda m, A: m.fc(A.view(int(len(A)), -1)),
+    "len() of the batch": (lambda m, A: m.fc(A.view(len(A), -1)),
                            {"fc": nn.Linear(C * H * W, D)}, "as a whole"),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageCms
 
 from whyalike.errors import ImageError, WhyalikeError
-from whyalike.images import Photograph, Preprocess, load_photograph, read_image
+from whyalike.images import Photograph, Preprocess, all_finite, load_photograph, read_image
 
 RNG = np.random.default_rng(0)
 # Blocks of 16 pixels survive JPEG; h≠w.
@@ -157,12 +157,20 @@ READABLE: dict[str, tuple[bytes, np.ndarray, float]] = {
         4,
     ),
     "cmyk.tiff": (encoded(Image.fromarray(RGB).convert("CMYK"), "TIFF"), RGB, 1),
-    "ycbcr.tiff": (encoded(Image.fromarray(RGB).convert("YCbCr"), "TIFF"), RGB, 3),
+    "ycbcr.tiff": (
+        encoded(Image.fromarray(RGB).convert("YCbCr"), "TIFF", compression="tiff_lzw"),
+        RGB,
+        3,
+    ),
     "lab.tiff": (encoded(Image.fromarray(RGB).convert("LAB"), "TIFF"), RGB, 8),
     "animated.webp": (animated("WEBP", lossless=True), RGB, 0),
     "animated.png": (animated("PNG"), RGB, 0),
     "pages.tiff": (animated("TIFF"), RGB, 0),
 }
+
+
+if "AVIF" in Image.SAVE:  # Pillow has it from 11.3, where it was built with it
+    READABLE["rgb.avif"] = (encoded(RGB, "AVIF", quality=100, subsampling="4:4:4"), RGB, 3)
 
 
 @pytest.mark.parametrize("name", READABLE)
@@ -407,6 +415,23 @@ def test_right_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert isinstance(caught.value, WhyalikeError)
 
 
+def test_hostile_bytes_never_escape() -> None:
+    """Bytes changed, dropped and put in: an image of some kind or an ImageError, nothing else."""
+    rng = np.random.default_rng(1)
+    small = {name: data for name, (data, _, _) in READABLE.items() if len(data) < 20_000}
+    for data in small.values():
+        for _ in range(25):
+            changed = bytearray(data)
+            for at in rng.integers(0, min(len(data), int(rng.choice([64, 400, 20_000]))), 4):
+                changed[at : at + rng.integers(0, 3)] = rng.bytes(rng.integers(0, 3))
+            try:
+                image = read_image(bytes(changed), max_pixels=1_000_000)
+            except ImageError as error:
+                check_message(str(error), "bytes")
+            else:
+                assert image.mode == "RGB"
+
+
 def test_damage_has_its_cause() -> None:
     with pytest.raises(ImageError) as caught:
         read_image(REFUSED["cut-short.jpg"][0])
@@ -539,6 +564,16 @@ def test_file_objects(tmp_path: Path) -> None:
         file.seek(10)  # wherever it stands
         assert (pixels(read_image(file)) == RGB).all()
         assert not file.closed, "whoever opened it closes it"
+
+    class Stream:
+        """A download, say: it can be read once, and cannot go back."""
+
+        def __init__(self, data: bytes) -> None:
+            self.read = io.BytesIO(data).read
+
+    assert (pixels(read_image(Stream(path.read_bytes()))) == RGB).all()
+    with pytest.raises(ImageError, match="image given as Stream: not an image"):
+        read_image(Stream(b"text"))
     with path.open() as text, pytest.raises((ImageError, TypeError), match=r'mode "rb"|type'):
         read_image(text)  # type: ignore[arg-type]
 
@@ -736,9 +771,9 @@ def test_preprocess_needs_rgb() -> None:
 
 
 def test_equal_settings_are_equal() -> None:
-    ours = Preprocess(size=224, mean=[0, 0, 0])  # type: ignore[arg-type]
-    assert ours == Preprocess(size=(224, 224), mean=(0.0, 0.0, 0.0))
-    assert len({ours, Preprocess(size=np.int64(224), mean=(0, 0, 0))}) == 1  # type: ignore[arg-type]
+    assert len({Preprocess(size=224), Preprocess(size=(224, 224)), Preprocess()}) == 1
+    assert Preprocess(size=(224, 256)) != Preprocess(size=(256, 224))
+    assert eval(repr(Preprocess(size=9))) == Preprocess(size=9)
 
 
 @pytest.mark.parametrize(
@@ -829,6 +864,27 @@ def test_tensors_that_are_refused(tensor: torch.Tensor, reason: str) -> None:
     with pytest.raises(ImageError, match=reason) as caught:
         load_photograph(tensor, Preprocess())
     check_message(str(caught.value), "Tensor")
+
+
+def test_tensor_for_a_model_without_preprocess() -> None:
+    tensor = torch.from_numpy(RGB.astype(np.float32)).permute(2, 0, 1) / 10 - 7
+    photograph = load_photograph(tensor, None)
+    assert photograph.tensor is tensor
+    low, high = int(RGB.min()), int(RGB.max())
+    stretched = (RGB.astype(float) - low) / (high - low) * 255
+    assert np.abs(pixels(photograph.picture) - stretched).max() <= 1
+    assert pixels(load_photograph(torch.ones(3, 4, 5), None).picture).shape == (4, 5, 3)
+    with pytest.raises(ImageError, match=r"image given as ndarray: .*no preprocess.*; give"):
+        load_photograph(RGB, None)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_all_finite(odd: float, dtype: torch.dtype) -> None:
+    tensor = torch.zeros(3, 4, 5, dtype=dtype)
+    assert all_finite(tensor)
+    tensor[1, 2, 3] = odd
+    assert not all_finite(tensor)
 
 
 def test_errors_of_files_reach_load_photograph(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from nets import C, D, H, IMAGE_HW, W, images, randomise, trunk
 from PIL import Image
 from torch import nn
 
 import whyalike as wa
+from nets import IMAGE_HW, C, D, H, W, images, randomise, trunk
 from whyalike.errors import ImageError, LayerError, ModelError, OutputError, TrainingModeError
 
 SIZE = wa.Preprocess(size=IMAGE_HW)

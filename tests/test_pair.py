@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import C, D, images, randomise, trunk
-from oracle import bilinear
 from torch import nn
 
 import whyalike as wa
+from nets import C, D, images, randomise, trunk
+from oracle import bilinear
 from whyalike.errors import CompletenessError, ModelError, RegionError, WhyalikeError
 from whyalike.geometry import Frame
 

@@ -8,6 +8,7 @@ computed on its own, from the head's value and its derivative, never as what is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -137,7 +138,9 @@ def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         return value, pushed
 
     # Only the plain form of attention has a forward-mode derivative on every device.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), frozen_gates():
+    with warnings.catch_warnings(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), frozen_gates():
+        # torch's own, when its forward-mode rules are first loaded
+        warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
         value, pushed = torch.vmap(along, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
     return value, pushed
 

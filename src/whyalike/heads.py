@@ -161,15 +161,31 @@ def _steps(project: nn.Module) -> Iterator[nn.Module]:
 
 def describe(project: nn.Module) -> str:
     """The projection in a few words, for a model's repr."""
+    names: list[str] = []
     if isinstance(project, fx.GraphModule):
-        return f"a graph of {len(project.graph.nodes) - 2} operations"
-    names = []
-    for step in _steps(project):
-        if isinstance(step, nn.Linear):
-            names.append(f"Linear({step.in_features}→{step.out_features})")
-        elif not isinstance(step, _NOTHING):
-            names.append(type(step).__name__)
-    return " → ".join(names) if len(names) <= 6 else f"{len(names)} layers"
+        for node in project.graph.nodes:
+            if node.op == "call_module":
+                names += _step_name(project.get_submodule(str(node.target)))
+            elif node.op in ("call_function", "call_method"):
+                name = str(getattr(node.target, "__name__", node.target))
+                names += [] if name in _RESHAPING else [name]
+    else:
+        names = [name for step in _steps(project) for name in _step_name(step)]
+    return " → ".join(names) if len(names) <= 6 else f"{len(names)} operations"
+
+
+_RESHAPING = (
+    *("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous"),
+    *("size", "getattr", "getitem", "dropout"),
+)
+
+
+def _step_name(step: nn.Module) -> list[str]:
+    if isinstance(step, _NOTHING):
+        return []
+    if isinstance(step, nn.Linear):
+        return [f"Linear({step.in_features}→{step.out_features})"]
+    return [type(step).__name__]
 
 
 class _Values(fx.Interpreter):

@@ -524,6 +524,11 @@ def load_photograph(
     return Photograph(tensor, view, image.size, _thumbnail(image), name)
 
 
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds no NaN and no infinity, by its range, which is faster than a mask."""
+    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
+
+
 def _stretched(tensor: Float[Tensor, "3 h w"]) -> Image.Image:
     """A tensor of unknown normalisation as a picture: from its least value to its largest."""
     low, high = tensor.amin().float(), tensor.amax().float()
@@ -540,7 +545,7 @@ def _check_ready_made(tensor: Tensor) -> None:
     if not tensor.is_floating_point():
         advice = "normalise it as the network expects, or pass uint8 pixels as an array (H, W, 3)"
         _refuse(name, f"a ready-made input holds floats; came {tensor.dtype}", advice)
-    if not torch.isfinite(tensor).all():
+    if not all_finite(tensor):
         _refuse(name, "a ready-made input is finite; came NaN or infinity", "check how it was made")
 
 

@@ -16,7 +16,7 @@ from whyalike.contributions import Contributions
 from whyalike.errors import LayerError, ModelError, OutputError, TrainingModeError
 from whyalike.geometry import Frame
 from whyalike.heads import Split, describe, recognise, trace_head
-from whyalike.images import Photograph, Preprocess, Source, load_photograph
+from whyalike.images import Photograph, Preprocess, Source, all_finite, load_photograph
 from whyalike.pooling import Kind, Pool
 
 
@@ -125,9 +125,8 @@ class EmbeddingModel(nn.Module):
     @property
     def description(self) -> str:
         """What was found, from map to embedding, in one line."""
-        name = type(self.net).__name__
-        where = "features" if self.layer == "features" else f"{name} at {self.layer!r}"
-        return self._found or f"{where}, not run yet"
+        where = "features" if self._from_parts else f"{type(self.net).__name__}.{self.layer}"
+        return self._found or f"map of {where}, not run yet"
 
     @overload
     def explain(self, images: Source, *, batch_size: int = 32) -> Contributions: ...
@@ -241,7 +240,7 @@ class EmbeddingModel(nn.Module):
                 f"layer {self.layer!r} must give one feature map (N, C, h, w) for {len(images)} "
                 f"images; came {came}; choose a convolutional layer"
             )
-        if not torch.isfinite(A).all():
+        if not all_finite(A):
             raise OutputError(f"the feature map of layer {self.layer!r} holds NaN or infinity")
         return A, E
 
@@ -283,14 +282,7 @@ class EmbeddingModel(nn.Module):
         images = self._to_net(torch.randn(2, *shape, generator=generator))
         order = _order(self.net, images)
         if not self.layer:
-            maps = [name for name, is_map in order if is_map]
-            if not maps:
-                raise LayerError(
-                    f"{type(self.net).__name__} has no module that gives a feature map "
-                    f"(N, C, h, w) of more than one cell for images of {shape[-2]}×{shape[-1]} "
-                    f"pixels"
-                )
-            self.layer = maps[-1]
+            self.layer = _last_map(type(self.net).__name__, order)
         finished = [name for name, _ in order]
         before = finished[: finished.index(self.layer)] if self.layer in finished else []
         self._before = frozenset(before)
@@ -302,9 +294,7 @@ class EmbeddingModel(nn.Module):
         else:
             steps = " → ".join(filter(None, [str(split.pool), describe(split.project)]))
         size = "×".join(map(str, A.shape[1:]))
-        where = (
-            self.layer if self.layer == "features" else f"{type(self.net).__name__}.{self.layer}"
-        )
+        where = "features" if self._from_parts else f"{type(self.net).__name__}.{self.layer}"
         self._found = f"{size} map of {where} → {steps} → embedding of {E.shape[1]}"
 
 
@@ -331,14 +321,18 @@ def _named_layer(net: nn.Module, layer: str) -> nn.Module:
     raise LayerError(f"{type(net).__name__} has no layer {layer!r}; {hint}")
 
 
-def _order(net: nn.Module, images: Tensor) -> list[tuple[str, bool]]:
-    """Names of the net's modules in the order in which they finish, and whether each gave a map."""
-    order: list[tuple[str, bool]] = []
+def _order(net: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """Names of the net's modules in the order in which they finish, and what each gave.
+
+    That is "map" for (N, C, h, w) of more than one cell, "tokens" for (N, tokens, C), else "".
+    """
+    order: list[tuple[str, str]] = []
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            is_map = isinstance(output, Tensor) and output.dim() == 4
-            order.append((name, is_map and output.shape[2:].numel() > 1))
+            shape = output.shape if isinstance(output, Tensor) else torch.Size()
+            is_map = len(shape) == 4 and shape[2:].numel() > 1
+            order.append((name, "map" if is_map else "tokens" if len(shape) == 3 else ""))
 
         return hook
 
@@ -350,6 +344,23 @@ def _order(net: nn.Module, images: Tensor) -> list[tuple[str, bool]]:
         for handle in handles:
             handle.remove()
     return order
+
+
+def _last_map(net_name: str, order: list[tuple[str, str]]) -> str:
+    maps = [index for index, (_, kind) in enumerate(order) if kind == "map"]
+    if not maps:
+        raise LayerError(
+            f"{net_name} has no module that gives a feature map (N, C, h, w) of more than one cell"
+        )
+    layer = order[maps[-1]][0]
+    later = [name for name, kind in order[maps[-1] :] if kind == "tokens"]
+    if len(later) > 3:  # a pooling may work on tokens; a transformer's blocks are many
+        raise LayerError(
+            f"{net_name} turns its last feature map, {layer!r}, into tokens for {len(later)} more "
+            f"layers, and explaining from there says little; choose a convolutional network, or "
+            f"name the layer if that is what you want"
+        )
+    return layer
 
 
 def _check_eval(net: nn.Module) -> None:
@@ -387,7 +398,7 @@ def _check_embeddings(E: Any, n: int) -> Tensor:
             f"the network must return embeddings (N, d) for {n} images; came "
             f"{tuple(E.shape)} of {E.dtype}; flatten or pool its output"
         )
-    if not torch.isfinite(E).all():
+    if not all_finite(E):
         raise OutputError("the network returned NaN or infinity; check its weights and input")
     if not E.any(dim=1).all():
         raise OutputError("the network returned an embedding of length zero: no cosine exists")

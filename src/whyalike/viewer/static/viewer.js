@@ -16,37 +16,25 @@
 /** @typedef {[number, number]} XY */
 /** @typedef {[number, number, number, number]} XYXY */
 /**
- * @typedef {object} PhotoData
- * @property {string} name
- * @property {string} src
- * @property {XY} size_wh the photograph, in its pixels
- * @property {XYXY} view_xyxy the part of it that the network saw
- * @property {XY} grid_hw
- * @property {string} overall float32 (h, w)
- * @property {string} overall_bias float32 (h, w)
+ * A photograph: size and view in its pixels; the overall maps without and with the other's bias as
+ * float32 (h, w). All arrays are little-endian base64, row by row.
+ * @typedef {{ name: string, src: string, size_wh: XY, view_xyxy: XYXY, grid_hw: XY, overall: string, overall_bias: string }} PhotoData
  */
-/** @typedef {{ encoding: "matrix", scale: number, matrix: string }} MatrixData */
-/** @typedef {{ encoding: "factors", rank: number, scale: number, query: string, reference: string }} FactorData */
+/**
+ * What each pair of cells shares, float16, as a matrix (nq, nr) or as its factors (n, rank):
+ * scale × stored, or scale × q·r.
+ * @typedef {{ encoding: "matrix", scale: number, matrix: string } | { encoding: "factors", rank: number, scale: number, query: string, reference: string }} LinkData
+ */
 /** @typedef {{ query_xyxy: XYXY, reference_xyxy: XYXY, value: number, share: number }} Match */
 /** @typedef {{ pairs: number, query_bias: number, reference_bias: number, bias_bias: number }} Terms */
-/**
- * @typedef {object} ViewerData
- * @property {1} format
- * @property {string} model
- * @property {number} similarity
- * @property {Terms} terms
- * @property {PhotoData} query
- * @property {PhotoData} reference
- * @property {MatrixData | FactorData} links
- * @property {Match[]} matches
- */
+/** @typedef {{ format: 1, model: string, similarity: number, terms: Terms, query: PhotoData, reference: PhotoData, links: LinkData, matches: Match[] }} ViewerData */
 /** @typedef {{ side: Side, xy: XY } | { side: Side, xyxy: XYXY }} Mark a point or a region */
 /**
  * @typedef {object} State
  * @property {"overall" | "point" | "matches"} view
  * @property {"both" | "positive" | "negative"} sign
  * @property {"fixed" | "fit"} scale
- * @property {boolean} bias
+ * @property {boolean} bias count the other image's bias in the overall map and in shares
  * @property {boolean} heat
  * @property {number} opacity 0..1
  * @property {Mark | null} mark
@@ -54,6 +42,8 @@
  * @property {number | null} match the chosen one of the matches
  */
 /** @typedef {{ state?: Partial<State>, headingLevel?: number, theme?: "light" | "dark" }} Options */
+/** @typedef {{ values: Float32Array, full: number, link: boolean }} HeatMap `full`: the value of full colour */
+/** @typedef {Record<Side, HeatMap | null>} HeatMaps */
 
 /** @type {Side[]} */
 const SIDES = ["query", "reference"];
@@ -221,7 +211,7 @@ function coverage(low, high, n) {
 
 /**
  * What the cells of a footprint share with each cell of the other image: Σ_k w_k v_k·v_j.
- * @param {MatrixData | FactorData} links @param {Record<Side, Grid>} grids
+ * @param {LinkData} links @param {Record<Side, Grid>} grids
  * @returns {(side: Side, footprint: Footprint) => Float32Array}
  */
 function makeLinks(links, grids) {
@@ -303,7 +293,7 @@ function makeColours(sign, opacity) {
   for (let level = -LEVELS; level <= LEVELS; level++) {
     if (!level || (level < 0 ? sign === "positive" : sign === "negative")) continue;
     // Faint evidence stays visible; the legend's axis stays linear and shows the bend.
-    const t = (Math.abs(level) / LEVELS) ** 0.55;
+    const t = (Math.abs(level) / LEVELS) ** 0.7;
     const ramp = level > 0 ? FOR : AGAINST;
     const to = Math.max(
       1,
@@ -369,236 +359,275 @@ function makePainter(canvas, h, w) {
 /** @param {number} value @param {number} low @param {number} high */
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
-/** "−0.0123": three digits that count, a real minus. @param {number} value */
-function signed(value, digits = 3) {
+/** @template T @param {T[]} values @param {T} value @returns {T} */
+const after = (values, value) => values[(values.indexOf(value) + 1) % values.length];
+
+/** Six decimals, a real minus. @param {number} value */
+const exact = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(6);
+
+/** "+0.0123", "−3.1×10⁻⁶": the digits that count. @param {number} value */
+function signed(value) {
   const size = Math.abs(value);
   const sign = value < 0 ? "−" : value > 0 ? "+" : "";
   if (size && size < 1e-4) {
-    const [mantissa, exponent] = size.toExponential(digits - 2).split("e");
-    const power = [...exponent].map((c) => ({ "-": "⁻", "+": "" })[c] ?? "⁰¹²³⁴⁵⁶⁷⁸⁹"[+c]).join("");
-    return `${sign}${mantissa}×10${power}`;
+    const [mantissa, exponent] = size.toExponential(1).split("e-");
+    return `${sign}${mantissa}×10⁻${[...exponent].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[+digit]).join("")}`;
   }
-  const places = size ? clamp(digits - 1 - Math.floor(Math.log10(size)), 2, 7) : 1;
-  return sign + size.toFixed(places);
+  return sign + size.toFixed(size ? clamp(2 - Math.floor(Math.log10(size)), 2, 7) : 1);
 }
-
-/** @param {number} value */
-const exact = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(6);
 
 /** @param {number} share */
 function percent(share) {
   const size = Math.abs(100 * share);
-  const digits = size < 1 ? 2 : size < 10 ? 1 : 0;
-  return `${share < 0 ? "−" : ""}${size.toFixed(digits)} %`;
+  return `${share < 0 ? "−" : ""}${size.toFixed(size < 1 ? 2 : size < 10 ? 1 : 0)} %`;
 }
 
-/** @typedef {Node | string | false} Child */
+/** @param {number} value */
+const signClass = (value) => (value < 0 ? "wa-against" : "wa-for");
+
+// ── The parts of the page ────────────────────────────────────────────────────────────────────
+
+// Markup is only ever written here. What the data says goes in as text or by properties: file
+// names come from strangers.
+const FIGURE = `
+  <figure class="wa-figure">
+    <figcaption>
+      <span class="wa-name"><b></b> <span></span></span>
+      <span class="wa-scale">
+        <span></span><canvas height="1" aria-hidden="true"></canvas><span></span>
+        <span class="wa-unit">per cell</span>
+      </span>
+    </figcaption>
+    <div class="wa-frame">
+      <img alt="" draggable="false">
+      <div class="wa-view">
+        <canvas class="wa-map" tabindex="0" role="application" aria-roledescription="map"></canvas>
+      </div>
+    </div>
+  </figure>`;
+
+/** Radio buttons, so that arrow keys and screen readers know them. @param {string} legend @param {string} key @param {Record<string, string>} choices */
+const choice = (legend, key, choices) => `
+  <fieldset class="wa-choice wa-choice-${key}">
+    <legend>${legend}</legend>
+    <div class="wa-segments">
+      ${Object.entries(choices)
+        .map(
+          ([value, label]) => `
+            <label class="wa-segment wa-segment-${value}">
+              <input type="radio" value="${value}" data-key="${key}"><span>${label}</span>
+            </label>`,
+        )
+        .join("")}
+    </div>
+  </fieldset>`;
+
+/** @param {string} key @param {string} label @param {string} title */
+const toggle = (key, label, title) => `
+  <label class="wa-toggle" title="${title}">
+    <input type="checkbox" data-key="${key}"><span>${label}</span>
+  </label>`;
+
+/** @type {[keyof Terms | "similarity", string, string][]} */
+const LEDGER = [
+  ["pairs", "regions × regions", "Σv<sup>q</sup> · Σv<sup>r</sup>"],
+  ["query_bias", "query’s bias × regions", "b<sup>q</sup> · Σv<sup>r</sup>"],
+  ["reference_bias", "regions × reference’s bias", "Σv<sup>q</sup> · b<sup>r</sup>"],
+  ["bias_bias", "bias × bias", "b<sup>q</sup> · b<sup>r</sup>"],
+  ["similarity", "similarity", "cosine"],
+];
+
+const KEYS = {
+  "← ↑ → ↓": "move the point by one cell",
+  "Shift + arrows": "grow or shrink a region",
+  "Enter, Space": "pin what is marked",
+  Esc: "clear it",
+  "O  P  M": "overall, point, matches",
+  "B  H": "biases, heat map",
+  S: "both signs, for, against",
+  F: "colour scale",
+};
+
+/** @param {number} level of the heading */
+const markup = (level) => `
+  <header class="wa-header">
+    <h${level}>Why are these two images alike?</h${level}>
+    <p class="wa-lead">
+      A network’s similarity score is a sum over all pairs of regions, one from each photograph.
+      Point at a region to see what it matches in the other photograph, and how much of the score
+      it carries.
+    </p>
+    <p class="wa-score"><strong></strong> similarity</p>
+  </header>
+  <div class="wa-main">
+    <div>
+      ${choice("View", "view", { overall: "Overall", point: "Point or region", matches: "Matches" })}
+      <div class="wa-stage">${FIGURE}${FIGURE}<svg class="wa-overlay" aria-hidden="true"></svg></div>
+    </div>
+    <div>
+      <div class="wa-says">
+        <p class="wa-readout"></p>
+        <button type="button" class="wa-clear">Clear</button>
+      </div>
+      <ol class="wa-matches" aria-label="Strongest matches"></ol>
+      <p class="wa-spoken wa-hidden" aria-live="polite"></p>
+      <p class="wa-help wa-hidden">
+        Arrow keys move a point, with Shift they draw a region. Enter pins it, Escape clears it.
+      </p>
+      <div class="wa-lower">
+        <div class="wa-controls">
+          ${choice("Evidence", "sign", { both: "Both", positive: "For", negative: "Against" })}
+          ${choice("Colour scale", "scale", { fixed: "Fixed", fit: "Fit" })}
+          <fieldset class="wa-choice">
+            <legend>Heat map</legend>
+            <div class="wa-heat">
+              ${toggle("heat", "Show", "Heat map (H)")}
+              <label class="wa-opacity">
+                Opacity <input type="range" min="0" max="1" step="0.05" data-key="opacity">
+              </label>
+              ${toggle("bias", "With biases", "Count what each region shares with the other image’s bias, too (B)")}
+            </div>
+          </fieldset>
+          <p class="wa-note"></p>
+        </div>
+        <table class="wa-ledger">
+          <caption>What the similarity is made of</caption>
+          <tbody>
+            ${LEDGER.map(
+              ([key, label, symbol]) => `
+                <tr class="wa-row-${key}" data-term="${key}">
+                  <th scope="row">${label} <span class="wa-symbol">${symbol}</span></th>
+                  <td class="wa-bars"><span class="wa-track"><i class="wa-zero"></i><i class="wa-bar"></i></span></td>
+                  <td class="wa-number"></td>
+                </tr>`,
+            ).join("")}
+          </tbody>
+        </table>
+      </div>
+    </div>
+  </div>
+  <footer class="wa-footer">
+    <p class="wa-model"></p>
+    <details>
+      <summary>Keys</summary>
+      <dl>
+        ${Object.entries(KEYS)
+          .map(([key, what]) => `<div><dt>${key}</dt><dd>${what}</dd></div>`)
+          .join("")}
+      </dl>
+    </details>
+  </footer>`;
 
 /**
- * An element. Text goes in as text, never as markup: file names come from strangers.
- * @template {keyof HTMLElementTagNameMap} T
- * @param {T} tag @param {Record<string, string | number | boolean>} attributes @param {Child[]} children
- * @returns {HTMLElementTagNameMap[T]}
+ * The part of the page that a selector names, known to be there and of a kind.
+ * @template {Element} T
+ * @param {Element} root @param {string} selector @param {new () => T} kind @returns {T}
  */
-function html(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== false) element.setAttribute(name, value === true ? "" : String(value));
-  }
-  element.append(...children.filter((child) => child !== false));
+function find(root, selector, kind) {
+  const element = root.querySelector(selector);
+  if (!(element instanceof kind)) throw new Error(`the page lacks ${selector}`);
   return element;
 }
 
-/** @param {string} tag @param {Record<string, string | number>} attributes @param {Child[]} children */
-function svg(tag, attributes, ...children) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
-  element.append(...children.filter((child) => child !== false));
-  return element;
-}
-
-/** Writes only what is new, so that a hover does not lay the page out again. @param {Node} node @param {string} text */
+/** Writes only what is new, so that a hover lays out little. @param {Node} node @param {string} text */
 function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** @template T @param {T[]} values @param {T} value @returns {T} */
-const after = (values, value) => values[(values.indexOf(value) + 1) % values.length];
-
-// ── The parts of the page ────────────────────────────────────────────────────────────────────
-
-/** @type {[string, string][]} */
-const KEYS = [
-  ["← ↑ → ↓", "move the point by one cell"],
-  ["Shift + arrows", "grow or shrink a region"],
-  ["Enter, Space", "pin what is marked"],
-  ["Esc", "clear it"],
-  ["O  P  M", "overall, point, matches"],
-  ["B", "biases"],
-  ["H", "heat map"],
-  ["S", "both signs, for, against"],
-  ["F", "colour scale"],
-];
-
-/** v are the regions' vectors, b the biases', which lie nowhere on an image. @type {[keyof Terms, string, string][]} */
-const TERMS = [
-  ["pairs", "regions × regions", "Σv^q · Σv^r"],
-  ["query_bias", "query’s bias × reference’s regions", "b^q · Σv^r"],
-  ["reference_bias", "query’s regions × reference’s bias", "Σv^q · b^r"],
-  ["bias_bias", "bias × bias", "b^q · b^r"],
-];
-
-/**
- * One choice of several: radio buttons, so that arrow keys and screen readers know them.
- * @param {string} legend @param {string} key @param {[string, string][]} choices
- */
-function buildChoice(legend, key, choices) {
-  // Radio buttons of one name exclude each other across the whole document.
-  const name = `wa-${key}-${Math.random().toString(36).slice(2)}`;
-  return html(
-    "fieldset",
-    { class: `wa-choice wa-choice-${key}` },
-    html("legend", { class: "wa-legend" }, legend),
-    html(
-      "div",
-      { class: "wa-segments" },
-      ...choices.map(([value, label]) =>
-        html(
-          "label",
-          { class: `wa-segment wa-segment-${value}` },
-          html("input", { type: "radio", name, value, "data-key": key }),
-          html("span", {}, label),
-        ),
-      ),
-    ),
-  );
+/** @param {string} tag @param {string} kind @param {string} text */
+function inline(tag, kind, text) {
+  const element = document.createElement(tag);
+  element.className = kind;
+  element.textContent = text;
+  return element;
 }
 
-/** @param {string} label @param {string} key @param {string} title */
-const buildToggle = (label, key, title) =>
-  html(
-    "label",
-    { class: "wa-toggle", title },
-    html("input", { type: "checkbox", "data-key": key }),
-    html("span", {}, label),
-  );
-
-/** The four terms as a waterfall that ends at the similarity. @param {ViewerData} data */
-function buildLedger(data) {
-  const values = TERMS.map(([key]) => data.terms[key]);
-  const ends = values.reduce((sums, value) => [...sums, sums[sums.length - 1] + value], [0]);
-  const low = Math.min(...ends, data.similarity);
-  const span = Math.max(...ends, data.similarity) - low || 1;
-  /** @param {string} label @param {string} symbol @param {number} from @param {number} value @param {string} kind */
-  const row = (label, symbol, from, value, kind) => {
-    const bar = html("span", {
-      class: `wa-bar wa-bar-${kind}`,
-      title: `${label}: ${exact(value)}`,
-    });
-    bar.style.left = `${(100 * (Math.min(from, from + value) - low)) / span}%`;
-    bar.style.width = `${(100 * Math.abs(value)) / span}%`;
-    const zero = html("span", { class: "wa-zero" });
-    const powers = symbol.split(/\^(.)/).map((text, i) => (i % 2 ? html("sup", {}, text) : text));
-    zero.style.left = `${(-100 * low) / span}%`;
-    return html(
-      "tr",
-      { class: `wa-row-${kind}` },
-      html("th", { scope: "row" }, label, " ", html("span", { class: "wa-symbol" }, ...powers)),
-      html(
-        "td",
-        { class: "wa-bars", "aria-hidden": "true" },
-        html("span", { class: "wa-track" }, zero, bar),
-      ),
-      html("td", { class: "wa-number" }, exact(value)),
-    );
-  };
-  return html(
-    "section",
-    { class: "wa-ledger" },
-    html(
-      "table",
-      {},
-      html("caption", {}, "What the similarity is made of"),
-      html(
-        "tbody",
-        {},
-        ...TERMS.map(([, label, symbol], i) =>
-          row(label, symbol, ends[i], values[i], values[i] < 0 ? "against" : "for"),
-        ),
-        row("Similarity", "cosine", 0, data.similarity, "sum"),
-      ),
-    ),
-  );
+/** @param {string} tag @param {Record<string, string | number>} attributes @param {(Node | string)[]} children */
+function svg(tag, attributes, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
+  element.append(...children);
+  return element;
 }
 
-/** @param {ViewerData} data @param {Side} side @param {string} help */
-function buildFigure(data, side, help) {
-  const photo = data[side];
+/** Fills one of the two figures. @param {Element} figure @param {Side} side @param {PhotoData} photo */
+function fillFigure(figure, side, photo) {
   const [width, height] = photo.size_wh;
   const [x0, y0, x1, y1] = photo.view_xyxy;
-  const canvas = html("canvas", {
-    class: "wa-map",
-    tabindex: 0,
-    role: "application",
-    "aria-roledescription": "map",
-    "aria-label": `${side === "query" ? "Query" : "Reference"} photograph ${photo.name}, ${photo.grid_hw[0]} rows of ${photo.grid_hw[1]} cells`,
-    "aria-describedby": help,
+  const [h, w] = photo.grid_hw;
+  const element = /** @type {HTMLElement} */ (figure);
+  element.style.setProperty("--wa-aspect", String(width / height));
+  find(element, "img", HTMLImageElement).src = photo.src;
+  find(element, ".wa-name b", HTMLElement).textContent = side;
+  const name = find(element, ".wa-name span", HTMLElement);
+  name.textContent = name.title = photo.name;
+  Object.assign(find(element, ".wa-view", HTMLElement).style, {
+    left: `${(100 * x0) / width}%`,
+    top: `${(100 * y0) / height}%`,
+    width: `${(100 * (x1 - x0)) / width}%`,
+    height: `${(100 * (y1 - y0)) / height}%`,
   });
-  const view = html("div", { class: "wa-view" }, canvas);
-  view.style.left = `${(100 * x0) / width}%`;
-  view.style.top = `${(100 * y0) / height}%`;
-  view.style.width = `${(100 * (x1 - x0)) / width}%`;
-  view.style.height = `${(100 * (y1 - y0)) / height}%`;
-  const bar = html("canvas", {
-    class: "wa-scale-bar",
-    width: 2 * LEVELS + 1,
-    height: 1,
-    "aria-hidden": "true",
-  });
-  const low = html("span");
-  const high = html("span");
-  const legend = html(
-    "span",
-    { class: "wa-scale" },
-    low,
-    bar,
-    high,
-    html("span", { class: "wa-unit" }, "per cell"),
-  );
+  const canvas = find(element, ".wa-map", HTMLCanvasElement);
+  canvas.setAttribute("aria-label", `${side} photograph ${photo.name}, ${h} rows of ${w} cells`);
+  const scale = find(element, ".wa-scale", HTMLElement);
+  const [low, high] = scale.querySelectorAll("span");
+  const bar = find(scale, "canvas", HTMLCanvasElement);
+  bar.width = 2 * LEVELS + 1;
   /** @type {Uint32Array | null} */
-  let shown = null;
-  /** @param {Uint32Array} colours */
-  const shade = (colours) => {
-    if (colours === shown) return;
-    shown = colours;
-    const image = new ImageData(new Uint8ClampedArray(colours.slice().buffer), colours.length, 1);
-    bar.getContext("2d")?.putImageData(image, 0, 0);
+  let shaded = null;
+  return {
+    canvas,
+    frame: find(element, ".wa-frame", HTMLElement),
+    paint: makePainter(canvas, h, w),
+    /** The legend of the map shown. @param {HeatMap | null} map @param {Uint32Array} colours */
+    label(map, colours) {
+      scale.classList.toggle("wa-off", !map);
+      if (!map) return;
+      write(low, signed(-map.full));
+      write(high, signed(map.full));
+      if (shaded === colours) return;
+      shaded = colours;
+      const image = new ImageData(new Uint8ClampedArray(colours.slice().buffer), bar.width, 1);
+      bar.getContext("2d")?.putImageData(image, 0, 0);
+    },
   };
-  const frame = html(
-    "div",
-    { class: "wa-frame" },
-    html("img", { src: photo.src, alt: "", draggable: "false" }),
-    view,
-  );
-  const figure = html(
-    "figure",
-    { class: "wa-figure" },
-    html(
-      "figcaption",
-      {},
-      html(
-        "span",
-        { class: "wa-name" },
-        html("b", {}, side),
-        " ",
-        html("span", { title: photo.name }, photo.name),
-      ),
-      legend,
-    ),
-    frame,
-  );
-  figure.style.setProperty("--wa-aspect", String(width / height));
-  return { figure, frame, canvas, legend, low, high, shade };
+}
+
+/** The four terms as a waterfall that ends at the similarity. @param {Element} root @param {ViewerData} data */
+function fillLedger(root, data) {
+  const values = { ...data.terms, similarity: data.similarity };
+  let end = 0;
+  const bars = LEDGER.map(([key]) => {
+    const start = key === "similarity" ? 0 : end;
+    end = start + values[key];
+    return { key, value: values[key], low: Math.min(start, end), high: Math.max(start, end) };
+  });
+  const low = Math.min(...bars.map((bar) => bar.low));
+  const span = Math.max(...bars.map((bar) => bar.high)) - low || 1;
+  for (const bar of bars) {
+    const row = find(root, `[data-term=${bar.key}]`, HTMLElement);
+    const shape = find(row, ".wa-bar", HTMLElement);
+    row.classList.add(signClass(bar.value));
+    row.title = `${find(row, "th", HTMLElement).textContent}: ${bar.value}`;
+    find(row, ".wa-zero", HTMLElement).style.left = `${(-100 * low) / span}%`;
+    shape.style.left = `${(100 * (bar.low - low)) / span}%`;
+    shape.style.width = `${(100 * (bar.high - bar.low)) / span}%`;
+    find(row, ".wa-number", HTMLElement).textContent = exact(bar.value);
+  }
+}
+
+/** @param {Element} list @param {Match[]} matches */
+function fillMatches(list, matches) {
+  matches.forEach(({ value, share }, index) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = signClass(value);
+    button.dataset.match = String(index);
+    button.append(inline("b", "", percent(share)), " ", inline("span", "", signed(value)));
+    const item = document.createElement("li");
+    item.append(button);
+    list.append(item);
+  });
 }
 
 // ── The viewer ───────────────────────────────────────────────────────────────────────────────
@@ -610,7 +639,7 @@ function buildFigure(data, side, help) {
 export function mount(element, data, options = {}) {
   if (data.format !== 1) {
     throw new Error(
-      `the viewer reads data of format 1; came ${data.format}; take the module that wrote it`,
+      `this viewer reads data of format 1; came ${data.format}; take the viewer of the version that wrote it`,
     );
   }
   const grids = { query: new Grid(data.query), reference: new Grid(data.reference) };
@@ -620,163 +649,68 @@ export function mount(element, data, options = {}) {
   };
   const linkMap = makeLinks(data.links, grids);
 
-  // The page. Everything is built once; render changes it.
-  const help = `wa-help-${Math.random().toString(36).slice(2)}`;
-  const parts = {
-    query: buildFigure(data, "query", help),
-    reference: buildFigure(data, "reference", help),
-  };
-  const painters = {
-    query: makePainter(parts.query.canvas, grids.query.h, grids.query.w),
-    reference: makePainter(parts.reference.canvas, grids.reference.h, grids.reference.w),
-  };
-  const overlay = /** @type {SVGSVGElement} */ (
-    svg("svg", { class: "wa-overlay", "aria-hidden": "true" })
+  // The page is built once; render changes it.
+  const root = document.createElement("section");
+  root.className = "wa-root";
+  root.setAttribute("aria-label", "Why are these two images alike?");
+  root.innerHTML = markup(options.headingLevel ?? 2);
+  if (options.theme) root.style.colorScheme = options.theme;
+  /** @param {string} name */
+  const part = (name) => find(root, `.wa-${name}`, HTMLElement);
+  const [main, stage, readout, clear, list] = ["main", "stage", "readout", "clear", "matches"].map(
+    part,
   );
-  const stage = html(
-    "div",
-    { class: "wa-stage" },
-    parts.query.figure,
-    parts.reference.figure,
-    overlay,
-  );
+  const [spoken, note, help] = ["spoken", "note", "help"].map(part);
+  const overlay = find(root, ".wa-overlay", SVGElement);
+  const inputs = root.querySelectorAll("input");
+  // Ids, and names of radio buttons, are the whole document's.
+  const unique = Math.random().toString(36).slice(2);
+  for (const input of inputs)
+    if (input.type === "radio") input.name = `wa-${input.dataset.key}-${unique}`;
+  help.id = `wa-help-${unique}`;
+
+  const [queryFigure, referenceFigure] = stage.querySelectorAll("figure");
+  const figures = {
+    query: fillFigure(queryFigure, "query", data.query),
+    reference: fillFigure(referenceFigure, "reference", data.reference),
+  };
+  for (const side of SIDES) figures[side].canvas.setAttribute("aria-describedby", help.id);
   const aspects = SIDES.reduce(
     (sum, side) => sum + data[side].size_wh[0] / data[side].size_wh[1],
     0,
   );
   stage.style.setProperty("--wa-sum", String(aspects));
-  const main = html("div", { class: "wa-main" });
   main.dataset.shape = aspects < 1.8 ? "tall" : aspects > 4.5 ? "wide" : "usual";
-
-  const readout = html("p", { class: "wa-readout" });
-  const clear = html("button", { class: "wa-clear", type: "button" }, "Clear");
-  const spoken = html("p", { class: "wa-hidden", "aria-live": "polite" });
-  const list = html("ol", { class: "wa-matches", "aria-label": "Strongest matches" });
-  const note = html("p", { class: "wa-note" });
-  const opacity = html("input", {
-    type: "range",
-    min: 0,
-    max: 1,
-    step: 0.05,
-    "data-key": "opacity",
-  });
-  const root = html(
-    "section",
-    { class: "wa-root", "aria-label": "Why are these two images alike?" },
-    html(
-      "header",
-      { class: "wa-header" },
-      html(
-        /** @type {"h2"} */ (`h${options.headingLevel ?? 2}`),
-        {},
-        "Why are these two images alike?",
-      ),
-      html(
-        "p",
-        { class: "wa-lead" },
-        "A network’s similarity score is a sum over all pairs of regions, one from each photograph. Point at a region to see what it matches in the other photograph, and how much of the score it carries.",
-      ),
-      html(
-        "p",
-        { class: "wa-score", title: `cosine similarity ${exact(data.similarity)}` },
-        html("strong", {}, signed(data.similarity).replace("+", "")),
-        " ",
-        html("span", {}, "similarity"),
-      ),
-    ),
-    main,
-    html(
-      "footer",
-      { class: "wa-footer" },
-      data.model && html("p", {}, data.model),
-      html(
-        "details",
-        {},
-        html("summary", {}, "Keys"),
-        html(
-          "dl",
-          {},
-          ...KEYS.map(([key, what]) => html("div", {}, html("dt", {}, key), html("dd", {}, what))),
-        ),
-      ),
-    ),
+  find(root, ".wa-score strong", HTMLElement).textContent = signed(data.similarity).replace(
+    "+",
+    "",
   );
-  main.append(
-    html(
-      "div",
-      {},
-      buildChoice("View", "view", [
-        ["overall", "Overall"],
-        ["point", "Point or region"],
-        ["matches", "Matches"],
-      ]),
-      stage,
-    ),
-    html(
-      "div",
-      {},
-      html("div", { class: "wa-says" }, readout, clear),
-      list,
-      spoken,
-      html(
-        "p",
-        { class: "wa-hidden", id: help },
-        "Arrow keys move a point, with shift they draw a region; Enter pins, Escape clears.",
-      ),
-      html(
-        "div",
-        { class: "wa-lower" },
-        html(
-          "div",
-          { class: "wa-controls" },
-          buildChoice("Evidence", "sign", [
-            ["both", "Both"],
-            ["positive", "For"],
-            ["negative", "Against"],
-          ]),
-          buildChoice("Colour scale", "scale", [
-            ["fixed", "Fixed"],
-            ["fit", "Fit"],
-          ]),
-          html(
-            "fieldset",
-            { class: "wa-choice" },
-            html("legend", { class: "wa-legend" }, "Heat map"),
-            html(
-              "div",
-              { class: "wa-heat" },
-              buildToggle("Show", "heat", "Heat map (H)"),
-              html("label", { class: "wa-opacity" }, html("span", {}, "Opacity"), opacity),
-              buildToggle(
-                "With biases",
-                "bias",
-                "Count what each region shares with the other image’s bias too (B)",
-              ),
-            ),
-          ),
-          note,
-        ),
-        buildLedger(data),
-      ),
-    ),
-  );
-  if (options.theme) root.style.colorScheme = options.theme;
+  part("score").title = `cosine similarity ${data.similarity}`;
+  part("model").textContent = data.model;
+  fillLedger(root, data);
+  fillMatches(list, data.matches);
 
   /** @type {State} */
   let state = { ...START };
-  /** @type {Set<(state: State) => void>} */
-  const listeners = new Set();
+  /** The state that was last drawn. @type {State | null} */
+  let drawn = null;
+  let colours = makeColours(state.sign, state.opacity);
   let frame = 0;
   let speaking = 0;
-  /** @type {number | null} */
-  let hovered = null; // the match under the pointer
-  /** @type {{ xy: XY, x: number, y: number, before: State, region: boolean } | null} */
+  /** The match under the pointer. @type {number | null} */
+  let hovered = null;
+  /** A pointer that is down. @type {{ xy: XY, x: number, y: number, before: State, region: boolean } | null} */
   let press = null;
-  /** @type {{ mark: Mark, anchor: XY, cursor: XY } | null} */
-  let growing = null; // the region that shift + arrows grow, in cells
-  let colours = makeColours(state.sign, state.opacity);
-  /** Where the pictures' views are on the stage, in css pixels. @type {Record<Side, DOMRect>} */
+  /** The region that shift and arrows grow, in cells. @type {{ mark: Mark | null, anchor: XY, cursor: XY } | null} */
+  let growing = null;
+  /** Where the views are on the stage, in css pixels. @type {Record<Side, DOMRect>} */
   const places = { query: new DOMRect(), reference: new DOMRect() };
+  /** @type {Set<(state: State) => void>} */
+  const listeners = new Set();
+
+  function draw() {
+    if (!frame) frame = requestAnimationFrame(render);
+  }
 
   /** @param {Partial<State>} partial */
   function setState(partial) {
@@ -786,54 +720,70 @@ export function mount(element, data, options = {}) {
     }
     if (!next.mark) next.pinned = false;
     next.opacity = clamp(next.opacity, 0, 1);
-    if (next.sign !== state.sign || next.opacity !== state.opacity)
+    if (next.sign !== state.sign || next.opacity !== state.opacity) {
       colours = makeColours(next.sign, next.opacity);
+    }
     state = next;
-    if (!frame) frame = requestAnimationFrame(render);
+    draw();
   }
 
-  // Rendering
+  // State → maps
 
-  /** @typedef {{ values: Float32Array, full: number, kind: "overall" | "link" }} HeatMap */
-
-  /** @returns {Record<Side, HeatMap | null>} */
+  /** @returns {HeatMaps} */
   function currentMaps() {
     const { view, mark, bias, scale } = state;
-    /** @type {Record<Side, HeatMap | null>} */
+    /** @type {HeatMaps} */
     const maps = { query: null, reference: null };
     if (view === "point" && mark) {
       const footprint = grids[mark.side].footprint(mark);
       const values = linkMap(mark.side, footprint);
       const share = Math.min(1, (PEAK * footprint.sum) / grids[mark.side].n);
-      maps[OTHER[mark.side]] = { values, full: (PEAK * share) / values.length, kind: "link" };
+      maps[OTHER[mark.side]] = { values, full: (PEAK * share) / values.length, link: true };
     } else if (view !== "matches") {
       for (const side of SIDES) {
         maps[side] = {
-          values: overall[side][bias ? 1 : 0],
+          values: overall[side][Number(bias)],
           full: PEAK / grids[side].n,
-          kind: "overall",
+          link: false,
         };
       }
     }
-    for (const side of SIDES) {
-      const map = maps[side];
+    for (const map of Object.values(maps)) {
       if (map && scale === "fit")
         map.full = map.values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
     }
     return maps;
   }
 
-  /** The cell of a map where the evidence shown is strongest. @param {Float32Array} values */
-  function strongest(values) {
-    const { sign } = state;
+  /** Where the marked place meets the other image most strongly, of the signs that are shown. @param {HeatMaps} maps */
+  function strongest(maps) {
+    const { mark, sign } = state;
+    const side = mark ? OTHER[mark.side] : "query";
+    const map = maps[side];
+    if (!map || !map.link) return null;
     let best = -1;
     let most = 0;
-    values.forEach((v, i) => {
+    for (let i = 0; i < map.values.length; i++) {
+      const v = map.values[i];
       const size = sign === "positive" ? v : sign === "negative" ? -v : Math.abs(v);
       if (size > most) [most, best] = [size, i];
-    });
-    return best;
+    }
+    const { w } = grids[side];
+    return best < 0
+      ? null
+      : { side, row: Math.floor(best / w), column: best % w, value: map.values[best] };
   }
+
+  /** The matches of the signs that are shown, with their place in the data. */
+  const shownMatches = () =>
+    data.matches
+      .map((match, index) => ({ match, index }))
+      .filter(
+        ({ match: { value } }) =>
+          state.sign === "both" || value > 0 === (state.sign === "positive"),
+      );
+
+  // Maps → marks on the photographs
 
   /** A point of a photograph on the stage. @param {Side} side @param {number} x @param {number} y */
   function onStage(side, x, y) {
@@ -847,9 +797,9 @@ export function mount(element, data, options = {}) {
 
   /** @param {Side} side @param {XYXY} xyxy @param {string} kind */
   function drawBox(side, xyxy, kind) {
-    const [x1, y1] = onStage(side, xyxy[0], xyxy[1]);
+    const [x, y] = onStage(side, xyxy[0], xyxy[1]);
     const [x2, y2] = onStage(side, xyxy[2], xyxy[3]);
-    const box = { x: x1, y: y1, width: Math.max(x2 - x1, 1), height: Math.max(y2 - y1, 1), rx: 2 };
+    const box = { x, y, width: x2 - x, height: y2 - y, rx: 2 };
     return [svg("rect", { ...box, class: "wa-casing" }), svg("rect", { ...box, class: kind })];
   }
 
@@ -860,8 +810,8 @@ export function mount(element, data, options = {}) {
     const [cx, cy] = onStage(mark.side, ...mark.xy);
     const { dx, dy } = grids[mark.side];
     // The ring is as large as a cell: what is marked is a cell's worth, not a pixel.
-    const [ex] = onStage(mark.side, mark.xy[0] + Math.min(dx, dy), mark.xy[1]);
-    const ring = { cx, cy, r: clamp((ex - cx) / 2, 7, 26) };
+    const [edge] = onStage(mark.side, mark.xy[0] + Math.min(dx, dy) / 2, 0);
+    const ring = { cx, cy, r: clamp(edge - cx, 7, 26) };
     return [
       svg("circle", { ...ring, class: "wa-casing" }),
       svg("circle", { ...ring, class: kind }),
@@ -869,35 +819,14 @@ export function mount(element, data, options = {}) {
     ];
   }
 
-  /** @param {Side} side @param {Float32Array} values */
-  function drawStrongest(side, values) {
-    const best = strongest(values);
-    if (best < 0) return [];
-    const { w, h, x0, y0, dx, dy } = grids[side];
-    const [cx, cy] = onStage(
-      side,
-      x0 + ((best % w) + 0.5) * dx,
-      y0 + (Math.floor(best / w) + 0.5) * dy,
-    );
-    return h * w > 1
-      ? [
-          svg("circle", {
-            cx,
-            cy,
-            r: 5,
-            class: values[best] < 0 ? "wa-dot wa-against" : "wa-dot wa-for",
-          }),
-        ]
-      : [];
+  /** @param {HeatMaps} maps */
+  function drawStrongest(maps) {
+    const best = strongest(maps);
+    if (!best) return [];
+    const { x0, y0, dx, dy } = grids[best.side];
+    const [cx, cy] = onStage(best.side, x0 + (best.column + 0.5) * dx, y0 + (best.row + 0.5) * dy);
+    return [svg("circle", { cx, cy, r: 5, class: `wa-dot ${signClass(best.value)}` })];
   }
-
-  /** The matches that the choice of signs lets through, with their place in the data. */
-  const shownMatches = () =>
-    data.matches
-      .map((match, index) => ({ match, index }))
-      .filter(({ match: { value } }) =>
-        state.sign === "both" ? true : state.sign === "positive" ? value > 0 : value < 0,
-      );
 
   function drawMatches() {
     const chosen = hovered ?? state.match;
@@ -907,45 +836,39 @@ export function mount(element, data, options = {}) {
     const lines = [];
     /** @type {Node[]} */
     const labels = [];
-    /** @type {number[][]} */
+    /** Labels so far: centre and half width. @type {number[][]} */
     const taken = [];
     for (const { match, index } of shown) {
-      // From the rim of one box to the rim of the other, along the line between their centres.
+      const kind = `${signClass(match.value)}${chosen === null || chosen === index ? "" : " wa-faint"}`;
+      const weight = Math.sqrt(Math.abs(match.value) / most);
+      const width = 1 + 2.5 * weight;
       const [a, b] = SIDES.map((side) => {
         const [x1, y1, x2, y2] = match[`${side}_xyxy`];
         const [x, y] = onStage(side, (x1 + x2) / 2, (y1 + y2) / 2);
-        const [rx, ry] = onStage(side, x2, y2);
-        return { x, y, rx: rx - x, ry: ry - y };
+        const [right, bottom] = onStage(side, x2, y2);
+        return { x, y, w: right - x, h: bottom - y };
       });
-      const [tx, ty] = [Math.abs(b.x - a.x), Math.abs(b.y - a.y)];
-      const [ta, tb] = [a, b].map(({ rx, ry }) => Math.min(rx / tx, ry / ty, 0.5));
-      const [ax, ay, bx, by] = [
-        a.x + (b.x - a.x) * ta,
-        a.y + (b.y - a.y) * ta,
-        b.x - (b.x - a.x) * tb,
-        b.y - (b.y - a.y) * tb,
-      ];
-      const line = { x1: ax, y1: ay, x2: bx, y2: by };
-      const dim = chosen !== null && chosen !== index ? " wa-dim" : "";
-      const kind = `${match.value < 0 ? "wa-against" : "wa-for"}`;
-      const weight = Math.sqrt(Math.abs(match.value) / most);
-      const width = 1 + 2.5 * weight;
-      const group = svg(
-        "g",
-        { class: `wa-match ${kind}${dim}`, "stroke-opacity": 0.4 + 0.6 * weight },
-        svg("line", { ...line, class: "wa-casing", "stroke-width": width + 2.5 }),
-        svg("line", { ...line, "stroke-width": width }),
-        ...drawBox("query", match.query_xyxy, "wa-box"),
-        ...drawBox("reference", match.reference_xyxy, "wa-box"),
+      /** @param {number} t 0 at the query's box, 1 at the reference's */
+      const along = (t) => [a.x + (b.x - a.x) * t, a.y + (b.y - a.y) * t];
+      // From rim to rim of the boxes, on the line between their centres.
+      const reach = (/** @type {{ w: number, h: number }} */ { w, h }) =>
+        Math.min(w / Math.abs(b.x - a.x), h / Math.abs(b.y - a.y), 0.5);
+      const [[x1, y1], [x2, y2]] = [along(reach(a)), along(1 - reach(b))];
+      const line = { x1, y1, x2, y2 };
+      lines.unshift(
+        svg(
+          "g",
+          { class: `wa-match ${kind}`, "stroke-opacity": 0.4 + 0.6 * weight },
+          svg("line", { ...line, class: "wa-casing", "stroke-width": width + 2.5 }),
+          svg("line", { ...line, "stroke-width": width }),
+          ...drawBox("query", match.query_xyxy, "wa-box"),
+          ...drawBox("reference", match.reference_xyxy, "wa-box"),
+        ),
       );
-      lines.unshift(group); // the strongest last, on top
-      // Labels try places along their line until one is free.
+      // A label takes the first free place along its line.
       const text = percent(match.share);
       const half = 5 + text.length * 3.6;
-      const spots = [0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8].map((t) => [
-        ax + (bx - ax) * t,
-        ay + (by - ay) * t,
-      ]);
+      const spots = [0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8].map(along);
       const free = spots.find(([x, y]) =>
         taken.every(([tx, ty, th]) => Math.abs(x - tx) > half + th || Math.abs(y - ty) > 20),
       );
@@ -954,40 +877,33 @@ export function mount(element, data, options = {}) {
       labels.unshift(
         svg(
           "g",
-          { class: `wa-label ${kind}${dim}` },
+          { class: `wa-label ${kind}` },
           svg("rect", { x: x - half, y: y - 9, width: 2 * half, height: 18, rx: 9 }),
           svg("text", { x, y: y + 4 }, text),
         ),
       );
     }
-    return [...lines, ...labels];
+    return [...lines, ...labels]; // the strongest on top
   }
 
-  /** @param {Record<Side, HeatMap | null>} maps @returns {Child[]} */
+  // Maps → words
+
+  /** @param {number} value */
+  function ofSimilarity(value) {
+    const share = Math.abs(data.similarity) < 0.005 ? "" : ` (${percent(value / data.similarity)})`;
+    return ` of the similarity ${signed(data.similarity).replace("+", "")}${share}`;
+  }
+
+  /** @param {HeatMaps} maps @returns {(Node | string)[]} */
   function sayReadout(maps) {
     const { view, mark, bias } = state;
-    const total = signed(data.similarity).replace("+", "");
-    /** @param {number} value */
-    const share = (value) =>
-      Math.abs(data.similarity) < 0.005 ? "" : ` (${percent(value / data.similarity)})`;
     if (view === "matches") {
-      const chosen = hovered ?? state.match;
+      const chosen = data.matches[hovered ?? state.match ?? -1];
       const shown = shownMatches();
-      if (!shown.length) return ["No match of this sign."];
-      if (chosen !== null && data.matches[chosen]) {
-        const { value } = data.matches[chosen];
-        return [
-          `Match ${chosen + 1} carries `,
-          html("b", {}, signed(value)),
-          ` of the similarity ${total}${share(value)}.`,
-        ];
-      }
-      const sum = shown.reduce((sum, { match }) => sum + match.value, 0);
-      return [
-        `The ${shown.length} strongest matches carry `,
-        html("b", {}, signed(sum)),
-        ` of the similarity ${total}${share(sum)}.`,
-      ];
+      if (!chosen && !shown.length) return ["No match speaks this way."];
+      const value = chosen ? chosen.value : shown.reduce((sum, { match }) => sum + match.value, 0);
+      const who = chosen ? "This match carries " : `The ${shown.length} strongest matches carry `;
+      return [who, inline("b", "", signed(value)), `${ofSimilarity(value)}.`];
     }
     if (!mark) {
       return view === "overall"
@@ -998,158 +914,114 @@ export function mount(element, data, options = {}) {
             "Point at either photograph, or tap it, to see what it matches in the other. Drag to mark a region.",
           ];
     }
-    const value = weighted(grids[mark.side].footprint(mark), overall[mark.side][bias ? 1 : 0]);
-    const map = maps[OTHER[mark.side]];
-    const best = map && map.kind === "link" ? strongest(map.values) : -1;
+    const value = weighted(grids[mark.side].footprint(mark), overall[mark.side][Number(bias)]);
+    const best = strongest(maps);
     return [
       `This ${"xy" in mark ? "spot" : "region"} of the ${mark.side} carries `,
-      html("b", {}, signed(value)),
-      ` of the similarity ${total}${share(value)}${bias ? ", biases counted" : ""}`,
-      best < 0 ? "." : `; it meets the ${OTHER[mark.side]} most strongly here `,
-      best >= 0 &&
-        html(
-          "i",
-          { class: map && map.values[best] < 0 ? "wa-dot wa-against" : "wa-dot wa-for" },
-          "●",
-        ),
+      inline("b", "", signed(value)),
+      `${ofSimilarity(value)}${bias ? ", biases counted" : ""}`,
+      best ? `; it meets the ${best.side} most strongly here ` : ".",
+      best ? inline("i", `wa-dot ${signClass(best.value)}`, "●") : "",
     ];
   }
 
-  /** For ears: the same, with places in words. @param {Record<Side, HeatMap | null>} maps */
+  /** For ears: the readout once it rests, with places in words. @param {HeatMaps} maps */
   function speak(maps) {
-    const { mark, view } = state;
+    const { mark, view, pinned } = state;
     let text = readout.textContent ?? "";
+    /** @param {Side} side @param {XY} cell */
+    const place = (side, [row, column]) =>
+      `row ${row + 1} of ${grids[side].h}, column ${column + 1} of ${grids[side].w}`;
     if (mark && view !== "matches") {
-      const place = (
-        /** @type {Side} */ side,
-        /** @type {number} */ row,
-        /** @type {number} */ column,
-      ) => `row ${row + 1} of ${grids[side].h}, column ${column + 1} of ${grids[side].w}`;
-      const at = "xy" in mark ? mark.xy : /** @type {XY} */ ([mark.xyxy[0], mark.xyxy[1]]);
-      const other = OTHER[mark.side];
-      const best =
-        maps[other]?.kind === "link" ? strongest(/** @type {HeatMap} */ (maps[other]).values) : -1;
-      text = text.replace(
-        "here ●",
-        `at ${place(other, Math.floor(best / grids[other].w), best % grids[other].w)}.`,
-      );
-      text += ` ${"xy" in mark ? "Spot" : "Region"} at ${place(mark.side, ...grids[mark.side].cellAt(at))}${state.pinned ? ", pinned" : ""}.`;
+      const best = strongest(maps);
+      if (best) text = text.replace("here ●", `at ${place(best.side, [best.row, best.column])}.`);
+      const at = grids[mark.side].cellAt("xy" in mark ? mark.xy : [mark.xyxy[0], mark.xyxy[1]]);
+      const what = "xy" in mark ? "The spot is at" : "The region begins at";
+      text += ` ${what} ${place(mark.side, at)}${pinned ? ", pinned" : ""}.`;
     }
     clearTimeout(speaking);
     speaking = setTimeout(() => write(spoken, text), SPEAK_AFTER);
   }
 
-  /** @param {Record<Side, HeatMap | null>} maps */
+  /** What the colours mean. @param {HeatMaps} maps */
   function sayNote(maps) {
     if (state.view === "matches") {
-      return "Each line joins two regions, each used once, and says which part of the similarity the two carry together.";
+      return "Each line joins two regions and says which part of the similarity they carry together. No region is used twice.";
     }
     if (!state.heat) return "The heat map is off.";
-    const link = maps.query?.kind === "link" || maps.reference?.kind === "link";
-    const what = link
-      ? "Each cell shows how much of the similarity it carries together with the marked place, in units of cosine."
-      : "Each cell shows how much of the similarity it carries, in units of cosine.";
-    return `${what} ${
+    const link = maps.query?.link || maps.reference?.link ? " together with the marked place" : "";
+    const scale =
       state.scale === "fit"
         ? "Fit: full colour is the strongest cell of this map; colours do not compare between maps."
-        : "Fixed: full colour depends on the number of cells and the size of the region only; colours compare between pairs."
-    }`;
+        : "Fixed: full colour depends on the number of cells and the size of the region only; colours compare between pairs.";
+    return `Each cell shows how much of the similarity it carries${link}, in units of cosine. ${scale}`;
   }
 
+  // State → page
+
   function syncControls() {
-    for (const input of root.querySelectorAll("input")) {
+    for (const input of inputs) {
       const value = state[/** @type {keyof State} */ (input.dataset.key)];
       if (input.type === "radio") input.checked = input.value === value;
       else if (input.type === "checkbox") input.checked = Boolean(value);
       else if (input.value !== String(value)) input.value = String(value);
     }
-    clear.hidden = !(state.pinned || (state.view === "matches" && state.match !== null));
-    list.hidden = state.view !== "matches";
-    if (list.hidden) return;
-    if (!list.childElementCount) {
-      list.append(
-        ...data.matches.map((match, index) =>
-          html(
-            "li",
-            {},
-            html(
-              "button",
-              {
-                type: "button",
-                class: match.value < 0 ? "wa-against" : "wa-for",
-                "data-match": index,
-              },
-              html("b", {}, percent(match.share)),
-              " ",
-              html("span", {}, signed(match.value)),
-            ),
-          ),
-        ),
-      );
-    }
+    const matches = state.view === "matches";
+    clear.hidden = !(matches ? state.match !== null : state.pinned);
+    list.hidden = !matches;
     const shown = new Set(shownMatches().map(({ index }) => index));
-    [...list.children].forEach((item, index) => {
-      /** @type {HTMLElement} */ (item).hidden = !shown.has(index);
+    [...list.querySelectorAll("li")].forEach((item, index) => {
+      item.hidden = !shown.has(index);
       item.firstElementChild?.setAttribute("aria-pressed", String(index === state.match));
     });
   }
 
-  let drawn = /** @type {State | null} */ (null);
-
   function render() {
     frame = 0;
     const maps = currentMaps();
-    const { mark, view, heat } = state;
+    const { mark, view, heat, pinned } = state;
     for (const side of SIDES) {
       const map = heat ? maps[side] : null;
-      const { frame: box, legend, low, high, shade } = parts[side];
-      painters[side](map && map.values, map ? map.full : 1, colours);
-      box.classList.toggle("wa-under-map", Boolean(map));
-      box.classList.toggle("wa-under-lines", view === "matches");
-      legend.classList.toggle("wa-off", !map);
-      if (map) {
-        write(low, signed(-map.full));
-        write(high, signed(map.full));
-        shade(colours);
-      }
+      const figure = figures[side];
+      figure.paint(map && map.values, map ? map.full : 1, colours);
+      figure.label(map, colours);
+      figure.frame.classList.toggle("wa-under-map", Boolean(map));
+      figure.frame.classList.toggle("wa-under-lines", view === "matches");
     }
-
-    const shown = [];
-    if (view === "matches") shown.push(...drawMatches());
-    else if (mark && (view === "point" || state.pinned)) {
-      shown.push(...drawMark(mark));
-      const other = OTHER[mark.side];
-      const map = maps[other];
-      if (map && map.kind === "link") shown.push(...drawStrongest(other, map.values));
-    }
-    overlay.replaceChildren(...shown);
-    readout.replaceChildren(.../** @type {(Node | string)[]} */ (sayReadout(maps).filter(Boolean)));
+    if (view === "matches") overlay.replaceChildren(...drawMatches());
+    else if (mark && (view === "point" || pinned))
+      overlay.replaceChildren(...drawMark(mark), ...drawStrongest(maps));
+    else overlay.replaceChildren();
+    readout.replaceChildren(...sayReadout(maps));
     write(note, sayNote(maps));
     speak(maps);
+    if (drawn === state) return;
     syncControls();
-    if (drawn !== state) {
-      drawn = state;
-      for (const listener of listeners) listener({ ...state });
-    }
+    drawn = state;
+    for (const listener of listeners) listener({ ...state });
   }
 
-  function measure() {
+  const resizes = new ResizeObserver(() => {
     const origin = stage.getBoundingClientRect();
     for (const side of SIDES) {
-      const { x, y, width, height } = parts[side].canvas.getBoundingClientRect();
+      const { x, y, width, height } = figures[side].canvas.getBoundingClientRect();
       places[side] = new DOMRect(x - origin.x, y - origin.y, width, height);
     }
-    if (!frame) frame = requestAnimationFrame(render);
-  }
+    draw();
+  });
 
-  // Pointer, touch, keys. Listeners sit on the root only and go with it.
+  // Pointer, touch and keys → state. Listeners sit on the root only and go with it.
 
   /** @param {Event} event @returns {Side | undefined} */
-  const sideOf = (event) => SIDES.find((side) => parts[side].canvas === event.target);
+  const sideOf = (event) => SIDES.find((side) => figures[side].canvas === event.target);
+
+  /** @param {Event} event */
+  const buttonOf = (event) =>
+    event.target instanceof Element ? event.target.closest("button") : null;
 
   /** @param {PointerEvent} event @param {Side} side @returns {XY} */
   function pointAt(event, side) {
-    const box = parts[side].canvas.getBoundingClientRect();
+    const box = figures[side].canvas.getBoundingClientRect();
     const { x0, y0, x1, y1 } = grids[side];
     return grids[side].inside([
       x0 + ((event.clientX - box.x) / box.width) * (x1 - x0),
@@ -1170,117 +1042,45 @@ export function mount(element, data, options = {}) {
   function hoverMatch(index) {
     if (hovered === index) return;
     hovered = index;
-    if (!frame) frame = requestAnimationFrame(render);
+    draw();
   }
 
-  /** @param {PointerEvent} event */
-  function onPointerDown(event) {
-    const side = sideOf(event);
-    if (!side || event.button !== 0 || !event.isPrimary) {
-      press = null; // a second finger zooms
-      return;
-    }
-    /** @type {HTMLElement} */ (event.target).setPointerCapture(event.pointerId);
-    press = {
-      xy: pointAt(event, side),
-      x: event.clientX,
-      y: event.clientY,
-      before: state,
-      region: false,
-    };
-  }
+  /** @param {number | null} match */
+  const chooseMatch = (match) => setState({ match: match === state.match ? null : match });
 
-  /** @param {PointerEvent} event */
-  function onPointerMove(event) {
-    const side = sideOf(event);
-    if (!side) return;
-    const xy = pointAt(event, side);
-    if (state.view === "matches") {
-      hoverMatch(matchAt(side, xy));
-    } else if (press) {
-      if (Math.hypot(event.clientX - press.x, event.clientY - press.y) > CLICK_SLOP)
-        press.region = true;
-      if (!press.region) return;
-      /** @type {XYXY} */
-      const xyxy = [
-        Math.min(xy[0], press.xy[0]),
-        Math.min(xy[1], press.xy[1]),
-        Math.max(xy[0], press.xy[0]),
-        Math.max(xy[1], press.xy[1]),
-      ];
-      if (xyxy[2] > xyxy[0] && xyxy[3] > xyxy[1])
-        setState({ mark: { side, xyxy }, pinned: true, view: "point" });
-    } else if (!state.pinned && event.pointerType !== "touch") {
-      setState({ mark: { side, xy } });
-    }
-  }
-
-  /** @param {PointerEvent} event */
-  function onPointerUp(event) {
-    const side = sideOf(event);
-    if (side && press && !press.region) {
-      if (state.view === "matches") {
-        const match = matchAt(side, press.xy);
-        setState({ match: match === state.match ? null : match });
-      } else {
-        const { mark, pinned } = press.before;
-        const again =
-          pinned &&
-          mark &&
-          mark.side === side &&
-          "xy" in mark &&
-          grids[side].cellAt(mark.xy).join() === grids[side].cellAt(press.xy).join();
-        setState(
-          again ? { pinned: false } : { mark: { side, xy: press.xy }, pinned: true, view: "point" },
-        );
-      }
-    }
-    press = null;
-  }
-
-  function onPointerCancel() {
-    if (press) setState({ ...press.before });
-    press = null;
-  }
-
-  /** @param {PointerEvent} event */
-  function onPointerOut(event) {
-    const button = /** @type {HTMLElement} */ (event.target).closest("button[data-match]");
-    if (button || (sideOf(event) && state.view === "matches")) hoverMatch(null);
-    else if (sideOf(event) && !state.pinned && !press) setState({ mark: null });
-  }
-
-  /** @param {Side} side @param {number} rows @param {number} columns @param {boolean} grow */
+  /** Keys move the mark by cells. @param {Side} side @param {number} rows @param {number} columns @param {boolean} grow */
   function moveMark(side, rows, columns, grow) {
     const grid = grids[side];
-    const mark = state.mark && state.mark.side === side ? state.mark : null;
+    const mark = state.mark?.side === side ? state.mark : null;
+    const held = growing && growing.mark === state.mark ? growing : null;
     /** @type {XY} */
-    let from = mark
-      ? grid.cellAt(
-          "xy" in mark
-            ? mark.xy
-            : [(mark.xyxy[0] + mark.xyxy[2]) / 2, (mark.xyxy[1] + mark.xyxy[3]) / 2],
-        )
-      : [Math.floor(grid.h / 2), Math.floor(grid.w / 2)];
-    if (!mark) [rows, columns] = [0, 0]; // the first key shows where the point is
-    if (growing && growing.mark === state.mark) from = growing.cursor;
+    let from = [Math.floor(grid.h / 2), Math.floor(grid.w / 2)];
+    if (held) from = held.cursor;
+    else if (mark && "xy" in mark) from = grid.cellAt(mark.xy);
+    else if (mark)
+      from = grid.cellAt([(mark.xyxy[0] + mark.xyxy[2]) / 2, (mark.xyxy[1] + mark.xyxy[3]) / 2]);
+    // The first key only shows where the point is.
+    const step = mark ? 1 : 0;
     /** @type {XY} */
-    const to = [clamp(from[0] + rows, 0, grid.h - 1), clamp(from[1] + columns, 0, grid.w - 1)];
+    const to = [
+      clamp(from[0] + rows * step, 0, grid.h - 1),
+      clamp(from[1] + columns * step, 0, grid.w - 1),
+    ];
     if (!grow) {
       const [x1, y1, x2, y2] = grid.box(...to);
       setState({ mark: { side, xy: [(x1 + x2) / 2, (y1 + y2) / 2] }, view: "point" });
       return;
     }
-    const anchor = growing && growing.mark === state.mark ? growing.anchor : from;
-    const [row, column] = [Math.min(anchor[0], to[0]), Math.min(anchor[1], to[1])];
+    const anchor = held ? held.anchor : from;
+    const [top, left] = [Math.min(anchor[0], to[0]), Math.min(anchor[1], to[1])];
     const xyxy = grid.box(
-      row,
-      column,
+      top,
+      left,
       Math.abs(anchor[0] - to[0]) + 1,
       Math.abs(anchor[1] - to[1]) + 1,
     );
     setState({ mark: { side, xyxy }, view: "point" });
-    growing = { mark: /** @type {Mark} */ (state.mark), anchor, cursor: to };
+    growing = { mark: state.mark, anchor, cursor: to };
   }
 
   /** @param {number} step */
@@ -1303,72 +1103,124 @@ export function mount(element, data, options = {}) {
   /** @type {Record<string, XY>} */
   const arrows = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-  /** @param {KeyboardEvent} event */
-  function onKeyDown(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-    const side = sideOf(event);
-    const arrow = arrows[event.key];
-    const shortcut = shortcuts[event.key.toLowerCase()];
-    if (event.key === "Escape" && (state.mark || state.match !== null)) {
+  /** @type {{ [type in keyof HTMLElementEventMap]?: (event: HTMLElementEventMap[type]) => void }} */
+  const handlers = {
+    pointerdown(event) {
+      const side = sideOf(event);
+      press = null; // a second finger zooms
+      if (!side || event.button !== 0 || !event.isPrimary) return;
+      figures[side].canvas.setPointerCapture(event.pointerId);
+      press = {
+        xy: pointAt(event, side),
+        x: event.clientX,
+        y: event.clientY,
+        before: state,
+        region: false,
+      };
+    },
+
+    pointermove(event) {
+      const side = sideOf(event);
+      if (!side) return;
+      const [x, y] = pointAt(event, side);
+      if (state.view === "matches") {
+        hoverMatch(matchAt(side, [x, y]));
+      } else if (press) {
+        press.region ||= Math.hypot(event.clientX - press.x, event.clientY - press.y) > CLICK_SLOP;
+        const [px, py] = press.xy;
+        if (!press.region || x === px || y === py) return;
+        /** @type {XYXY} */
+        const xyxy = [Math.min(x, px), Math.min(y, py), Math.max(x, px), Math.max(y, py)];
+        setState({ mark: { side, xyxy }, pinned: true, view: "point" });
+      } else if (!state.pinned && event.pointerType !== "touch") {
+        setState({ mark: { side, xy: [x, y] } });
+      }
+    },
+
+    pointerup(event) {
+      const side = sideOf(event);
+      if (side && press && !press.region) {
+        const { mark, pinned } = press.before;
+        const grid = grids[side];
+        if (state.view === "matches") {
+          chooseMatch(matchAt(side, press.xy));
+        } else if (
+          pinned &&
+          mark?.side === side &&
+          "xy" in mark &&
+          String(grid.cellAt(mark.xy)) === String(grid.cellAt(press.xy))
+        ) {
+          setState({ pinned: false }); // the same cell again lets go
+        } else {
+          setState({ mark: { side, xy: press.xy }, pinned: true, view: "point" });
+        }
+      }
+      press = null;
+    },
+
+    pointercancel() {
+      if (press) setState(press.before);
+      press = null;
+    },
+
+    pointerover(event) {
+      const match = buttonOf(event)?.dataset.match;
+      if (match && event.pointerType !== "touch") hoverMatch(Number(match));
+    },
+
+    pointerout(event) {
+      hoverMatch(null);
+      if (sideOf(event) && !state.pinned && !press) setState({ mark: null });
+    },
+
+    click(event) {
+      const button = buttonOf(event);
+      if (button?.dataset.match) chooseMatch(Number(button.dataset.match));
+      if (button !== clear) return;
+      figures[state.mark?.side ?? "query"].canvas.focus({ preventScroll: true }); // the button hides
       setState({ mark: null, match: null });
-    } else if (side && arrow) {
-      if (state.view === "matches") stepMatch(arrow[0] + arrow[1]);
-      else moveMark(side, ...arrow, event.shiftKey);
-    } else if (side && (event.key === "Enter" || event.key === " ") && state.view !== "matches") {
-      if (state.mark && state.mark.side === side)
+    },
+
+    input(event) {
+      const input = event.target;
+      if (!(input instanceof HTMLInputElement) || !input.dataset.key) return;
+      const value =
+        input.type === "checkbox"
+          ? input.checked
+          : input.type === "range"
+            ? Number(input.value)
+            : input.value;
+      setState({ [input.dataset.key]: value });
+    },
+
+    keydown(event) {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      const side = sideOf(event);
+      const arrow = arrows[event.key];
+      const shortcut = shortcuts[event.key.toLowerCase()];
+      const matches = state.view === "matches";
+      if (event.key === "Escape" && (state.mark || state.match !== null)) {
+        setState({ mark: null, match: null });
+      } else if (side && arrow && matches) {
+        stepMatch(arrow[0] + arrow[1]);
+      } else if (side && arrow) {
+        moveMark(side, ...arrow, event.shiftKey);
+      } else if (side && (event.key === "Enter" || event.key === " ") && !matches) {
+        if (state.mark?.side !== side) moveMark(side, 0, 0, false);
         setState({ pinned: !state.pinned, view: "point" });
-      else moveMark(side, 0, 0, false);
-    } else if (shortcut) {
-      shortcut();
-    } else {
-      return;
-    }
-    event.preventDefault();
+      } else if (shortcut) {
+        shortcut();
+      } else {
+        return;
+      }
+      event.preventDefault();
+    },
+  };
+  for (const [type, handler] of Object.entries(handlers)) {
+    root.addEventListener(type, /** @type {EventListener} */ (handler));
   }
-
-  /** @param {Event} event */
-  function onInput(event) {
-    const input = /** @type {HTMLInputElement} */ (event.target);
-    const value =
-      input.type === "checkbox"
-        ? input.checked
-        : input.type === "range"
-          ? Number(input.value)
-          : input.value;
-    if (input.dataset.key) setState({ [input.dataset.key]: value });
-  }
-
-  /** @param {MouseEvent} event */
-  function onClick(event) {
-    const button = /** @type {HTMLElement} */ (event.target).closest("button");
-    if (button === clear) {
-      setState({ mark: null, match: null });
-      parts.query.canvas.focus({ preventScroll: true }); // the button hides
-    } else if (button?.dataset.match) {
-      const match = Number(button.dataset.match);
-      setState({ match: match === state.match ? null : match });
-    }
-  }
-
-  /** @param {PointerEvent} event */
-  function onPointerOver(event) {
-    const button = /** @type {HTMLElement} */ (event.target).closest("button");
-    if (button?.dataset.match && event.pointerType !== "touch")
-      hoverMatch(Number(button.dataset.match));
-  }
-
-  root.addEventListener("pointerdown", onPointerDown);
-  root.addEventListener("pointermove", onPointerMove);
-  root.addEventListener("pointerup", onPointerUp);
-  root.addEventListener("pointercancel", onPointerCancel);
-  root.addEventListener("pointerout", onPointerOut);
-  root.addEventListener("pointerover", onPointerOver);
-  root.addEventListener("keydown", onKeyDown);
-  root.addEventListener("input", onInput);
-  root.addEventListener("click", onClick);
-  const resizes = new ResizeObserver(measure);
-  for (const part of [stage, parts.query.frame, parts.reference.frame]) resizes.observe(part);
   element.append(root);
+  for (const part of [stage, figures.query.frame, figures.reference.frame]) resizes.observe(part);
   setState(options.state ?? {});
 
   return {
