@@ -64,7 +64,7 @@ HEADS = {
                 "flatten → Linear(120→4)"),
     "reshape, dropout, chain": (
         lambda m, A: m.fc(A.reshape(A.size(0), C * H * W)),
-        {"fc": nn.Sequential(nn.Dropout(), nn.Linear(C * H * W, 6), nn.ReLU(True), nn.Linear(6, D))},
+        {"fc": nn.Sequential(nn.Dropout(), nn.Linear(120, 6), nn.ReLU(True), nn.Linear(6, D))},
         "flatten → Linear(120→6) → ReLU → Linear(6→4)"),
     "relu, then pool": (lambda m, A: F.relu(A, inplace=True).mean((2, 3)), {}, "mean"),
     "BNNeck": (lambda m, A: m.bn(m.pool(A).flatten(1)),

@@ -33,7 +33,7 @@ class Bad(nn.Module):
 REFUSED = {
     "a tuple": (lambda A: (A.mean((2, 3)), A), OutputError, "came tuple; wrap it"),
     "a map": (lambda A: A, OutputError, r"\(2, 8, 3, 5\)"),
-    "squeezed batch": (lambda A: A.mean((2, 3)).squeeze(), OutputError, r"for 1 images; came \(8,\)"),
+    "squeezed batch": (lambda A: A.mean((2, 3)).squeeze(), OutputError, r"came \(8,\) of"),
     "NaN": (lambda A: A.mean((2, 3)) * float("nan"), OutputError, "NaN or infinity"),
     "zero": (lambda A: A.mean((2, 3)) * 0, OutputError, "length zero"),
     "whole numbers": (lambda A: A.mean((2, 3)).long(), OutputError, "int64"),

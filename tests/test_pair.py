@@ -1,6 +1,7 @@
 """Pairs: the four terms, maps, matrix and links, against loops."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -117,8 +118,8 @@ def test_regions_that_tile_the_image_add_up_to_the_whole(pair, xs, ys):
     xs, ys = [0, *sorted(xs), 20], [0, *sorted(ys), 12]
     tiles = [
         pair.region_map(query_xyxy=(x0, y0, x1, y1))
-        for x0, x1 in zip(xs, xs[1:], strict=False)
-        for y0, y1 in zip(ys, ys[1:], strict=False)
+        for x0, x1 in pairwise(xs)
+        for y0, y1 in pairwise(ys)
         if x1 - x0 > 1e-9 and y1 - y0 > 1e-9
     ]
     torch.testing.assert_close(sum(tiles), pair.overall_map("reference"), rtol=1e-7, atol=1e-9)

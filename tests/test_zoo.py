@@ -89,6 +89,7 @@ def test_layer_and_preprocess_can_be_chosen():
         ("resnet50", "came 'resnet50'"),
         ("timm:resnet5O", "near ones: "),
         ("timm:vit_tiny_patch16_224", "into tokens for"),
+        ("timm:swin_tiny_patch4_window7_224", "looks like channels last"),
         ("nowhere.at_all:make", "cannot import 'nowhere.at_all'"),
         ("math:sine", "math has no function 'sine'; it has: "),
         ("math:pi", "no function 'pi'"),
@@ -102,7 +103,7 @@ def test_specs_that_mean_nothing(spec, message):
 
 
 def test_a_device_that_is_not_there():
-    with pytest.raises(ModelError, match="cannot go to device 'cuda:99'|cannot go to device 'not"):
+    with pytest.raises(ModelError, match="cannot go to device '"):
         wa.load(device="cuda:99" if not torch.cuda.is_available() else "nothing")
 
 

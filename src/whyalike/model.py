@@ -240,6 +240,12 @@ class EmbeddingModel(nn.Module):
                 f"layer {self.layer!r} must give one feature map (N, C, h, w) for {len(images)} "
                 f"images; came {came}; choose a convolutional layer"
             )
+        channels, h, w = A.shape[1:]
+        if channels <= 2 * h and w > 8 * h:
+            raise LayerError(
+                f"layer {self.layer!r} must give maps with channels first, (N, C, h, w); "
+                f"{tuple(A.shape)} looks like channels last; permute it in a module of your own"
+            )
         if not all_finite(A):
             raise OutputError(f"the feature map of layer {self.layer!r} holds NaN or infinity")
         return A, E
