@@ -183,6 +183,7 @@ def test_right_pixels(name: str, tmp_path: Path) -> None:
         assert image.size == (expected.shape[1], expected.shape[0])
         assert np.abs(pixels(image) - expected).max() <= tolerance
         assert not image.info
+        assert not getattr(image, "is_animated", False), "the other frames are let go"
         assert read_image(image) is image, "nothing is left to be done to what was read"
     opened = read_image(Image.open(io.BytesIO(data)))
     assert (pixels(opened) == pixels(image)).all()
@@ -252,9 +253,11 @@ def test_broken_exif_is_ignored(exif: bytes) -> None:
 # ---------------------------------------------------------------------------------- colour profiles
 
 
-def icc_profile(space: bytes, tags: dict[bytes, bytes], pcs: bytes = b"XYZ ") -> bytes:
+def icc_profile(
+    space: bytes, tags: dict[bytes, bytes], pcs: bytes = b"XYZ ", described: bytes = b"a test"
+) -> bytes:
     """A version 2 profile of the given tags."""
-    described = b"a test" + b"\0"
+    described += b"\0"
     desc = b"desc\0\0\0\0" + struct.pack(">I", len(described)) + described + bytes(78)
     tags = {b"desc": desc, b"wtpt": xyz(0.9642, 1, 0.8249), **tags}
     at = 128 + 4 + 12 * len(tags)
@@ -285,10 +288,10 @@ P3_TO_XYZ = np.array(
 )
 
 
-def rgb_profile(to_xyz: np.ndarray, gamma: float) -> bytes:
+def rgb_profile(to_xyz: np.ndarray, gamma: float, described: bytes = b"a test") -> bytes:
     tags = {name: xyz(*to_xyz[:, i]) for i, name in enumerate((b"rXYZ", b"gXYZ", b"bXYZ"))}
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), gamma_curve(gamma))
-    return icc_profile(b"RGB ", tags)
+    return icc_profile(b"RGB ", tags, described=described)
 
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:
@@ -346,8 +349,9 @@ def test_colour_profiles_of_grey_and_cmyk() -> None:
         rgb_profile(P3_TO_XYZ, 2.2)[:200],
         icc_profile(b"GRAY", {b"kTRC": gamma_curve(1.0)}),
         ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        rgb_profile(SRGB_TO_XYZ, 2.2, b"sRGB IEC61966-2.1"),
     ],
-    ids=["nonsense", "cut short", "of another kind of image", "sRGB"],
+    ids=["nonsense", "cut short", "of another kind of image", "sRGB", "sRGB, nearly"],
 )
 def test_colour_profile_leaves_pixels_alone(profile: bytes) -> None:
     assert (pixels(read_image(encoded(RGB, "PNG", icc_profile=profile))) == RGB).all()
@@ -584,6 +588,12 @@ def test_pil_modes(mode: str) -> None:
     expected = pixels(image.convert("RGB"))
     assert (pixels(read_image(image)) == expected).all()
     assert image.mode == mode
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("La", GREY_RGB), ("RGBa", RGB)])
+def test_premultiplied_alpha(mode: str, colour: np.ndarray) -> None:
+    image = Image.fromarray(np.dstack([colour, ALPHA])).convert(mode.upper()).convert(mode)
+    assert np.abs(pixels(read_image(image)) - over_white(colour, ALPHA)).max() <= 2
 
 
 def test_max_pixels() -> None:

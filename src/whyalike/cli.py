@@ -215,12 +215,13 @@ def models(pattern: str, as_json: bool) -> None:
 
 def main() -> None:
     """The entry point: every foreseen error is one line and exit code 2."""
-    warnings.showwarning = lambda message, *_, **__: click.echo(f"whyalike: {message}", err=True)
-    # Third parties' deprecations are for us, not for a user at a terminal.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    warnings.simplefilter("ignore", FutureWarning)
     try:
-        cli(standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _say(str(message))
+            # Third parties' deprecations are for us, not for a user at a terminal.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            cli(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -232,8 +233,12 @@ def main() -> None:
         _fail(str(error))
 
 
-def _fail(message: str) -> None:
+def _say(message: str) -> None:
     click.echo("whyalike: " + " ".join(message.split()), err=True)
+
+
+def _fail(message: str) -> None:
+    _say(message)
     sys.exit(2)
 
 

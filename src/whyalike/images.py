@@ -238,7 +238,7 @@ def _from_deep_grey(image: Image.Image, name: str) -> tuple[Image.Image, Image.I
     values = values.astype(np.uint16)
     tags = getattr(image, "tag_v2", {})
     if tags.get(258) == (12,):  # BitsPerSample: Pillow leaves 12 bits at 0..4095
-        values = values << 4 | values >> 8
+        values = values << 4
     if tags.get(262) == 0 and image.mode.startswith("I;16"):
         values = ~values  # WhiteIsZero, which Pillow inverts for 8 bits only
     clear = image.info.get("transparency")
@@ -415,8 +415,7 @@ class Preprocess:
             (left + width) * image.width / resized_w,
             (top + height) * image.height / resized_h,
         )
-        if image.size != (resized_w, resized_h):
-            image = image.resize((resized_w, resized_h), _RESAMPLING[self.interpolation])
+        image = image.resize((resized_w, resized_h), _RESAMPLING[self.interpolation])
         image = image.crop((left, top, left + width, top + height))
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
         if self.channels == "BGR":

@@ -8,7 +8,7 @@ import html
 import io
 import json
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -110,8 +110,8 @@ def page(data: dict[str, Any]) -> str:
     )
 
 
-def _photograph(pair: Pair, side: str) -> dict[str, Any]:
-    image: Contributions = getattr(pair, side)
+def _photograph(pair: Pair, side: Literal["query", "reference"]) -> dict[str, Any]:
+    image = pair.query if side == "query" else pair.reference
     frame = image.frame
     return {
         "name": image.name,

@@ -315,7 +315,7 @@ function makeColours(sign, opacity) {
  * @returns {(values: Float32Array | null, full: number, colours: Uint32Array) => void}
  */
 function makePainter(canvas, h, w) {
-  const k = clamp(Math.round(MAP_PIXELS / Math.max(h, w)), 1, 16);
+  const k = 2 * clamp(Math.floor(MAP_PIXELS / Math.max(h, w) / 2), 0, 8) + 1; // odd: centres are pixels
   const width = (canvas.width = w * k);
   const height = (canvas.height = h * k);
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
@@ -368,17 +368,19 @@ const exact = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(6);
 /** "+0.0123", "−3.1×10⁻⁶": the digits that count. @param {number} value */
 function signed(value) {
   const size = Math.abs(value);
-  const sign = value < 0 ? "−" : value > 0 ? "+" : "";
-  if (size && size < 1e-4) {
+  if (size < 1e-10) return "0"; // rounding
+  const sign = value < 0 ? "−" : "+";
+  if (size < 1e-4) {
     const [mantissa, exponent] = size.toExponential(1).split("e-");
     return `${sign}${mantissa}×10⁻${[...exponent].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[+digit]).join("")}`;
   }
-  return sign + size.toFixed(size ? clamp(2 - Math.floor(Math.log10(size)), 2, 7) : 1);
+  return sign + size.toFixed(clamp(2 - Math.floor(Math.log10(size)), 2, 7));
 }
 
 /** @param {number} share */
 function percent(share) {
   const size = Math.abs(100 * share);
+  if (size < 0.005) return "0 %";
   return `${share < 0 ? "−" : ""}${size.toFixed(size < 1 ? 2 : size < 10 ? 1 : 0)} %`;
 }
 
@@ -762,7 +764,7 @@ export function mount(element, data, options = {}) {
     const map = maps[side];
     if (!map || !map.link) return null;
     let best = -1;
-    let most = 0;
+    let most = map.full / LEVELS / 2; // what is too faint to be drawn is nowhere
     for (let i = 0; i < map.values.length; i++) {
       const v = map.values[i];
       const size = sign === "positive" ? v : sign === "negative" ? -v : Math.abs(v);
@@ -852,7 +854,7 @@ export function mount(element, data, options = {}) {
       const along = (t) => [a.x + (b.x - a.x) * t, a.y + (b.y - a.y) * t];
       // From rim to rim of the boxes, on the line between their centres.
       const reach = (/** @type {{ w: number, h: number }} */ { w, h }) =>
-        Math.min(w / Math.abs(b.x - a.x), h / Math.abs(b.y - a.y), 0.5);
+        Math.min(w / (Math.abs(b.x - a.x) || 1), h / (Math.abs(b.y - a.y) || 1), 0.5);
       const [[x1, y1], [x2, y2]] = [along(reach(a)), along(1 - reach(b))];
       const line = { x1, y1, x2, y2 };
       lines.unshift(
