@@ -1,4 +1,4 @@
-"""Drawing: the right pixels get the right colour, and what is drawn nowhere stays the photograph."""
+"""Drawing: the right pixels get the right colour, the others stay the photograph's."""
 
 import numpy as np
 import pytest

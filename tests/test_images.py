@@ -22,7 +22,8 @@ import torch
 from PIL import Image, ImageCms
 
 from whyalike.errors import ImageError, WhyalikeError
-from whyalike.images import Photograph, Preprocess, all_finite, load_photograph, read_image
+from whyalike.images import read_image
+from whyalike.preprocess import Photograph, Preprocess, all_finite, load_photograph
 
 RNG = np.random.default_rng(0)
 # Blocks of 16 pixels survive JPEG; h≠w.

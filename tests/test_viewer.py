@@ -423,9 +423,9 @@ def test_the_fixed_scale_knows_the_grids_only(tab: Page, pair: FakePair) -> None
         return [number(text) for text in texts]
 
     nq, nr = 15, 24
-    assert ends() == pytest.approx([-10 / nq, 10 / nq, -10 / nr, 10 / nr], rel=5e-3)
+    assert ends() == pytest.approx([-8 / nq, 8 / nq, -8 / nr, 8 / nr], rel=5e-3)
     hover(tab, "query", PLANTED["query"])
-    at_a_point = 10 / nr * 10 / nq
+    at_a_point = 8 / nr * 8 / nq
     assert ends() == pytest.approx([-at_a_point, at_a_point], rel=5e-3)
     choose(tab, "Overall")
     choose(tab, "Fit")
@@ -495,6 +495,7 @@ def test_views_signs_biases_and_the_heat_map(tab: Page, data: dict[str, Any]) ->
 
 @pytest.mark.browser
 def test_matches_are_joined_and_say_their_share(tab: Page, data: dict[str, Any]) -> None:
+    assert not tab.locator(".wa-matches").is_visible()
     choose(tab, "Matches")
     assert tab.locator(".wa-overlay line:not(.wa-casing)").count() == 2
     shares = tab.locator(".wa-label text").all_text_contents()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from whyalike.contributions import Contributions as Contributions
     from whyalike.errors import WhyalikeError as WhyalikeError
-    from whyalike.images import Preprocess as Preprocess
     from whyalike.model import EmbeddingModel as EmbeddingModel
     from whyalike.pair import Match as Match
     from whyalike.pair import Pair as Pair
     from whyalike.pair import Terms as Terms
     from whyalike.pair import explain_pair as explain_pair
     from whyalike.pair import explain_ranking as explain_ranking
+    from whyalike.preprocess import Preprocess as Preprocess
     from whyalike.zoo import load as load
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ _HOMES = {
     "EmbeddingModel": "model",
     "Match": "pair",
     "Pair": "pair",
-    "Preprocess": "images",
+    "Preprocess": "preprocess",
     "Terms": "pair",
     "WhyalikeError": "errors",
     "explain_pair": "pair",

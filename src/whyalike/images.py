@@ -1,14 +1,12 @@
-"""From whatever a user calls an image to the tensor that a network takes.
+"""From whatever a user calls an image to 8-bit sRGB pixels, the right way up.
 
-Everything here is defensive: files come from strangers. `read_image` gives 8-bit sRGB pixels the
-right way up or one clear `ImageError`; `Preprocess` makes the network's input of them and says
-which part of the photograph it shows; `load_photograph` does both.
+Everything here is defensive: files come from strangers. `read_image` gives right pixels or one
+clear `ImageError`.
 """
 
 from __future__ import annotations
 
 import io
-import math
 import os
 import stat
 import sys
@@ -16,18 +14,12 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, NoReturn, Protocol, cast, runtime_checkable
+from typing import IO, NoReturn, Protocol, cast, runtime_checkable
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from PIL import Image, ImageCms, UnidentifiedImageError
-from torch import Tensor
 
 from whyalike.errors import ImageError
-from whyalike.geometry import XYXY
 
 
 @runtime_checkable
@@ -41,11 +33,7 @@ ImageSource = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryFile | Image.Image | np.ndarray
 )
 
-Source = ImageSource | Tensor
-"""Whatever can be explained: an image in any form, or a ready-made tensor (3, H, W)."""
-
 MAX_PIXELS = 100_000_000
-PICTURE_SIDE = 1600
 
 # Pillow tries only these, so no file reaches its rarer parsers or an outside program (EPS).
 # "JPEG" covers the MPO files of phones, "PPM" the whole PNM family.
@@ -69,13 +57,7 @@ _TURNS = {  # EXIF orientation → what sets it upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_RESAMPLING = {
-    name.lower(): method for name, method in Image.Resampling.__members__.items()
-}  # nearest, box, bilinear, hamming, bicubic, lanczos
 _SAVE_ANEW = "save it again as JPEG or PNG"
-
-
-# ---------------------------------------------------------------------------------------- reading
 
 
 def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -95,7 +77,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     Raises:
         ImageError: one line, "<name>: <what is wrong>; <what to do>".
     """
-    name = _label(source)
+    name = label_of(source)
     try:
         with _pillow_silenced():
             if isinstance(source, Image.Image):
@@ -108,21 +90,21 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
                 with _open_regular_file(source, name) as file:
                     return _from_file(file, name, max_pixels)
             if isinstance(source, io.TextIOBase):
-                _refuse(name, "the file was opened as text", 'open it with mode "rb"')
+                refuse(name, "the file was opened as text", 'open it with mode "rb"')
             if isinstance(source, BinaryFile):
                 return _from_file(source, name, max_pixels)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         advice = "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS and max_pixels"
-        _refuse(name, f"more pixels than Pillow's own limit ({_one_line(error)})", advice, error)
+        refuse(name, f"more pixels than Pillow's own limit ({_one_line(error)})", advice, error)
     except MemoryError as error:
-        _refuse(name, "not enough memory to decode it", "make it smaller", error)
+        refuse(name, "not enough memory to decode it", "make it smaller", error)
     # Whatever else a decoder raises on hostile bytes: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        _refuse(name, f"damaged or cut short ({_one_line(error)})", _SAVE_ANEW, error)
+        refuse(name, f"damaged or cut short ({_one_line(error)})", _SAVE_ANEW, error)
     advice = "pass a path, the bytes of a file, a PIL image or a uint8 array (H, W, 3)"
-    _refuse(name, f"cannot read an image from a {type(source).__name__}", advice)
+    refuse(name, f"cannot read an image from a {type(source).__name__}", advice)
 
 
 def _open_regular_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
@@ -130,18 +112,18 @@ def _open_regular_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
         # Opening a pipe would wait for ever and opening a device may do anything: look first.
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            _refuse(name, "is a folder", "pass an image file inside it")
+            refuse(name, "is a folder", "pass an image file inside it")
         if not stat.S_ISREG(status.st_mode):
-            _refuse(name, "is not a regular file", "pass an ordinary image file")
+            refuse(name, "is not a regular file", "pass an ordinary image file")
         if status.st_size == 0:
-            _refuse(name, "is empty (0 bytes)", "copy or download it again")
+            refuse(name, "is empty (0 bytes)", "copy or download it again")
         return open(path, "rb")
     except (FileNotFoundError, NotADirectoryError) as error:
-        _refuse(name, "there is no such file", "check the path", error)
+        refuse(name, "there is no such file", "check the path", error)
     except PermissionError as error:
-        _refuse(name, "may not be read", "check the file's permissions", error)
+        refuse(name, "may not be read", "check the file's permissions", error)
     except (OSError, ValueError) as error:
-        _refuse(name, f"cannot be opened ({_one_line(error)})", "check the path", error)
+        refuse(name, f"cannot be opened ({_one_line(error)})", "check the path", error)
 
 
 def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
@@ -157,7 +139,7 @@ def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
             what = "is empty (0 bytes)" if not head else what
             for (at, magic), stranger in _KNOWN_STRANGERS.items():
                 what = f"is {stranger}" if head[at:].startswith(magic) else what
-        _refuse(name, what, _SAVE_ANEW, error)
+        refuse(name, what, _SAVE_ANEW, error)
     return _to_upright_rgb(image, name, max_pixels, owned=True)
 
 
@@ -166,9 +148,9 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         advice = "use (H, W), (H, W, 3) or (H, W, 4), channels last"
-        _refuse(name, f"an array of shape {array.shape} is not an image", advice)
+        refuse(name, f"an array of shape {array.shape} is not an image", advice)
     if not array.size:
-        _refuse(name, f"an array of shape {array.shape} is empty", "pass at least one pixel")
+        refuse(name, f"an array of shape {array.shape} is empty", "pass at least one pixel")
     if array.dtype == np.bool_:
         array = array * np.uint8(255)
     elif array.dtype.kind == "u" and array.dtype.itemsize == 2:
@@ -177,7 +159,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         advice = "scale it to 0..255 and pass array.astype(np.uint8)"
         if array.dtype.kind == "f":
             advice += ", or pass the network's normalised input as a torch tensor (3, H, W)"
-        _refuse(name, f"the range of an array of {array.dtype} is not known", advice)
+        refuse(name, f"the range of an array of {array.dtype} is not known", advice)
     return Image.fromarray(array)
 
 
@@ -187,10 +169,10 @@ def _to_upright_rgb(
     """Decode and convert; `owned` images may be changed in place, which saves a copy."""
     width, height = image.size
     if width < 1 or height < 1:
-        _refuse(name, f"{width}×{height} pixels is no image", _SAVE_ANEW)
+        refuse(name, f"{width}×{height} pixels is no image", _SAVE_ANEW)
     if width * height > max_pixels:
         advice = "make it smaller or raise max_pixels"
-        _refuse(name, f"{width}×{height} pixels are more than {max_pixels:,}", advice)
+        refuse(name, f"{width}×{height} pixels are more than {max_pixels:,}", advice)
     image.load()
     turn = _turn(image)
     profile = image.info.get("icc_profile")
@@ -230,7 +212,7 @@ def _from_deep_grey(image: Image.Image, name: str) -> tuple[Image.Image, Image.I
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" or low < 0 or high > 65535:
-        _refuse(
+        refuse(
             name,
             f"its values (mode {image.mode}, from {low:g} to {high:g}) have no known range",
             "scale them to 0..255 and save it as 8-bit PNG",
@@ -306,11 +288,11 @@ def _pillow_silenced() -> Iterator[None]:
                 _silence.__exit__(None, None, None)
 
 
-def _refuse(name: str, what: str, advice: str, cause: BaseException | None = None) -> NoReturn:
+def refuse(name: str, what: str, advice: str, cause: BaseException | None = None) -> NoReturn:
     raise ImageError(f"{name}: {what}; {advice}") from cause
 
 
-def _path(source: object) -> str | None:
+def path_of(source: object) -> str | None:
     """The path behind a source, where it has one."""
     if isinstance(source, str | os.PathLike):
         return os.fsdecode(source)
@@ -318,238 +300,15 @@ def _path(source: object) -> str | None:
     return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) and name else None
 
 
-def _label(source: object) -> str:
-    path = _path(source)
-    return _printable(path) if path else f"image given as {type(source).__name__}"
+def label_of(source: object) -> str:
+    path = path_of(source)
+    return printable(path) if path else f"image given as {type(source).__name__}"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters, line ends and undecodable bytes as escapes, on one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _one_line(error: BaseException) -> str:
-    return _printable(f"{type(error).__name__}: {error}".removesuffix(": "))[:200]
-
-
-# ------------------------------------------------------------------------------ the network's input
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How a photograph becomes a network's input, pixel for pixel as timm and torchvision do it.
-
-    Args:
-        size: height and width of the input; a number for a square.
-        mean: per channel of the tensor, in its order, of pixel values scaled to 0..1.
-        std: the same.
-        interpolation: "bicubic", "bilinear", "lanczos", "nearest", "box" or "hamming".
-        fit: "stretch" squashes the whole photograph to the size; "crop" keeps its aspect ratio
-            and cuts out the centre.
-        crop_fraction: resize to floor(size / crop_fraction), then cut out the centre.
-        channels: "RGB" or "BGR".
-
-    Raises:
-        ValueError: a value that is not one of these.
-
-    >>> tensor, view_xyxy = Preprocess(size=224, fit="crop")(Image.new("RGB", (640, 480)))
-    >>> tuple(tensor.shape), view_xyxy
-    ((3, 224, 224), (79.46308724832215, 0.0, 560.5369127516778, 480.0))
-    """
-
-    size: int | tuple[int, int] = 224
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
-    fit: str = "stretch"
-    crop_fraction: float = 1.0
-    channels: str = "RGB"
-
-    def __post_init__(self) -> None:
-        # One form, so that equal settings are equal, hash alike and print alike.
-        sides = self.size if isinstance(self.size, tuple | list) else (self.size, self.size)
-        height, width = _numbers("size", sides, 2, "whole numbers of pixels, (height, width)")
-        if min(height, width) < 1 or not (height.is_integer() and width.is_integer()):
-            raise ValueError(f"size is whole numbers of pixels, from 1; came {self.size!r}")
-        object.__setattr__(self, "size", (int(height), int(width)))
-        form = "three numbers, for pixel values scaled to 0..1"
-        object.__setattr__(self, "mean", _numbers("mean", self.mean, 3, form))
-        object.__setattr__(self, "std", _numbers("std", self.std, 3, form))
-        if min(self.std) <= 0:
-            raise ValueError(f"std is three numbers above 0; came {self.std}")
-        if not 0 < self.crop_fraction <= 1:
-            # Above 1 the crop would be larger than what it is cut from.
-            raise ValueError(f"crop_fraction lies above 0 and up to 1; came {self.crop_fraction}")
-        if math.prod(side / self.crop_fraction for side in self.size_hw) > MAX_PIXELS:
-            raise ValueError(
-                f"size / crop_fraction is at most {MAX_PIXELS:,} pixels; came size={self.size}, "
-                f"crop_fraction={self.crop_fraction}"
-            )
-        _check_word("interpolation", self.interpolation, tuple(_RESAMPLING))
-        _check_word("fit", self.fit, ("stretch", "crop"))
-        _check_word("channels", self.channels, ("RGB", "BGR"))
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """Height and width of the input."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    def __call__(self, image: Image.Image) -> tuple[Float[Tensor, "3 h w"], XYXY]:
-        """The input for one RGB image, and the rectangle of the image, in its pixels, it shows.
-
-        Raises:
-            ImageError: the image is not RGB, or so long and thin that resizing would explode.
-        """
-        if image.mode != "RGB":
-            raise ImageError(f"image of mode {image.mode}: RGB is needed; use read_image first")
-        height, width = self.size_hw
-        (resized_w, resized_h), left, top = self._plan(*image.size)
-        if resized_w * resized_h > MAX_PIXELS:
-            raise ImageError(
-                f"image of {image.width}×{image.height} pixels: resized to {resized_w}×{resized_h} "
-                f'before cropping, it would not fit; crop it yourself or use fit="stretch"'
-            )
-        view = (
-            left * image.width / resized_w,
-            top * image.height / resized_h,
-            (left + width) * image.width / resized_w,
-            (top + height) * image.height / resized_h,
-        )
-        image = image.resize((resized_w, resized_h), _RESAMPLING[self.interpolation])
-        image = image.crop((left, top, left + width, top + height))
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
-        if self.channels == "BGR":
-            tensor = tensor.flip(0)
-        return tensor.sub_(_column(self.mean)).div_(_column(self.std)), view
-
-    def _plan(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
-        """What to resize to, and left and top of the crop; the arithmetic is torchvision's."""
-        target_h, target_w = self.size_hw
-        scale_h = math.floor(target_h / self.crop_fraction)
-        scale_w = math.floor(target_w / self.crop_fraction)
-        if self.fit == "stretch":
-            resized = (scale_w, scale_h)
-        elif scale_h == scale_w:  # torchvision's Resize(int)
-            longer = int(scale_h * max(width, height) / min(width, height))
-            resized = (scale_h, longer) if width <= height else (longer, scale_h)
-        else:  # timm's ResizeKeepRatio
-            ratio = min(height / scale_h, width / scale_w)
-            resized = (round(width / ratio), round(height / ratio))
-        # Never negative: crop_fraction ≤ 1 and the shorter side leads, so nothing is ever padded.
-        left = round((resized[0] - target_w) / 2.0)
-        top = round((resized[1] - target_h) / 2.0)
-        return resized, left, top
-
-    def to_picture(self, tensor: Float[Tensor, "3 h w"]) -> Image.Image:
-        """Undo the normalisation, to look at an input that came ready-made."""
-        values = tensor.detach().cpu().float() * _column(self.std) + _column(self.mean)
-        if self.channels == "BGR":
-            values = values.flip(0)
-        values = values.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-        return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
-
-
-def _numbers(field: str, values: Any, count: int, form: str) -> tuple[float, ...]:
-    numbers: tuple[float, ...] = ()
-    with suppress(TypeError, ValueError):
-        numbers = tuple(float(v) for v in values)
-    if len(numbers) != count or not all(math.isfinite(v) for v in numbers):
-        raise ValueError(f"{field} is {form}; came {values!r}")
-    return numbers
-
-
-def _column(values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:
-    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
-
-
-def _check_word(field: str, value: str, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        listed = ", ".join(f'"{word}"' for word in valid)
-        raise ValueError(f"{field} is one of {listed}; came {value!r}")
-
-
-# -------------------------------------------------------------------------------------- photographs
-
-
-@dataclass(frozen=True, eq=False)
-class Photograph:
-    """A photograph as a network sees it, and a small picture of it to draw maps on.
-
-    Args:
-        tensor: the network's input.
-        view_xyxy: the rectangle of the photograph, in its pixels, that the tensor shows.
-        size_wh: width and height of the photograph, after EXIF orientation.
-        picture: the whole photograph in RGB, at most 1600 pixels on its longer side.
-        name: its file name, safe to print; "image" where there is none.
-    """
-
-    tensor: Float[Tensor, "3 h w"]
-    view_xyxy: XYXY
-    size_wh: tuple[int, int]
-    picture: Image.Image
-    name: str
-
-
-def load_photograph(
-    source: Source, preprocess: Preprocess | None, max_pixels: int = MAX_PIXELS
-) -> Photograph:
-    """Read a source and preprocess it; a float tensor (3, H, W) is taken as it is.
-
-    Without a preprocess only such tensors can be taken, and their picture is their values
-    stretched to the range of 8 bits.
-
-    Raises:
-        ImageError: the source cannot be read, or the tensor is not a ready-made input.
-    """
-    if isinstance(source, Tensor):
-        _check_ready_made(source)
-        height, width = source.shape[1:]
-        to_picture = _stretched if preprocess is None else preprocess.to_picture
-        picture = _thumbnail(to_picture(source))
-        view = (0.0, 0.0, float(width), float(height))
-        return Photograph(source, view, (width, height), picture, "image")
-    if preprocess is None:
-        _refuse(
-            _label(source),
-            "this model has no preprocess, so only ready-made tensors (3, H, W) can be explained",
-            "give the model a Preprocess",
-        )
-    image = read_image(source, max_pixels)
-    try:
-        tensor, view = preprocess(image)
-    except ImageError as error:
-        raise ImageError(f"{_label(source)}: {error}") from error
-    name = _printable(Path(_path(source) or "image").name)
-    return Photograph(tensor, view, image.size, _thumbnail(image), name)
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds no NaN and no infinity, by its range, which is faster than a mask."""
-    return bool(torch.stack(torch.aminmax(tensor)).isfinite().all())
-
-
-def _stretched(tensor: Float[Tensor, "3 h w"]) -> Image.Image:
-    """A tensor of unknown normalisation as a picture: from its least value to its largest."""
-    low, high = tensor.amin().float(), tensor.amax().float()
-    plain = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return plain.to_picture((tensor.float() - low) / (high - low).clamp_min(1e-12))
-
-
-def _check_ready_made(tensor: Tensor) -> None:
-    name = "image given as Tensor"
-    shape = tuple(tensor.shape)
-    if tensor.ndim != 3 or shape[0] != 3 or not tensor.numel():
-        advice = "pass tensor[0]" if tensor.ndim == 4 and shape[0] == 1 else "pass one image"
-        _refuse(name, f"a ready-made input has the shape (3, H, W); came {shape}", advice)
-    if not tensor.is_floating_point():
-        advice = "normalise it as the network expects, or pass uint8 pixels as an array (H, W, 3)"
-        _refuse(name, f"a ready-made input holds floats; came {tensor.dtype}", advice)
-    if not all_finite(tensor):
-        _refuse(name, "a ready-made input is finite; came NaN or infinity", "check how it was made")
-
-
-def _thumbnail(image: Image.Image) -> Image.Image:
-    """A copy, so that the full-size pixels can go."""
-    shrink = min(1.0, PICTURE_SIDE / max(image.size))
-    width, height = (max(1, round(side * shrink)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return printable(f"{type(error).__name__}: {error}".removesuffix(": "))[:200]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
@@ -13,11 +12,19 @@ from torch import Tensor, nn
 
 from whyalike import decomposition
 from whyalike.contributions import Contributions
-from whyalike.errors import LayerError, ModelError, OutputError, TrainingModeError
+from whyalike.errors import LayerError, OutputError
 from whyalike.geometry import Frame
 from whyalike.heads import Split, describe, recognise, trace_head
-from whyalike.images import Photograph, Preprocess, Source, all_finite, load_photograph
 from whyalike.pooling import Kind, Pool
+from whyalike.preprocess import Photograph, Preprocess, Source, all_finite, load_photograph
+from whyalike.probe import (
+    check_embeddings,
+    check_eval,
+    check_layer_name,
+    check_per_image,
+    finishing_order,
+    last_map,
+)
 
 
 class EmbeddingModel(nn.Module):
@@ -108,7 +115,7 @@ class EmbeddingModel(nn.Module):
         self._before: frozenset[str] = frozenset()
         self._found: str | None = None
         if layer is not None:
-            _named_layer(net, layer)
+            check_layer_name(net, layer)
         self.layer = "" if layer is None else layer
         if preprocess is not None:
             self._probe(torch.Size((3, *preprocess.size_hw)))
@@ -190,7 +197,7 @@ class EmbeddingModel(nn.Module):
         """
         if self._found is None:
             self._probe(images.shape[1:])
-        _check_eval(self.net)
+        check_eval(self.net)
         images = self._to_net(images)
         A, E = self._run(images)
         head, split = self._head_for(A)
@@ -227,7 +234,7 @@ class EmbeddingModel(nn.Module):
                 E = self.net(images)
         finally:
             handle.remove()
-        E = _check_embeddings(E, len(images))
+        E = check_embeddings(E, len(images))
         if len(maps) != 1:
             raise LayerError(
                 f"layer {self.layer!r} must run once for an embedding; it ran {len(maps)} times; "
@@ -283,17 +290,17 @@ class EmbeddingModel(nn.Module):
 
     def _probe(self, shape: torch.Size) -> None:
         """Run the network on noise: find the layer and the head, refuse what cannot work."""
-        _check_eval(self.net)
+        check_eval(self.net)
         generator = torch.Generator().manual_seed(0)
         images = self._to_net(torch.randn(2, *shape, generator=generator))
-        order = _order(self.net, images)
+        order = finishing_order(self.net, images)
         if not self.layer:
-            self.layer = _last_map(type(self.net).__name__, order)
+            self.layer = last_map(type(self.net).__name__, order)
         finished = [name for name, _ in order]
         before = finished[: finished.index(self.layer)] if self.layer in finished else []
         self._before = frozenset(before)
         A, E = self._run(images)
-        _check_per_image(self._run(images[:1])[1], E[:1])
+        check_per_image(self._run(images[:1])[1], E[:1])
         _, split = self._head_for(A)
         if split is None:
             steps = "the head, differentiated as a whole"
@@ -316,106 +323,3 @@ class _PoolModule(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.pool)
-
-
-def _named_layer(net: nn.Module, layer: str) -> nn.Module:
-    names = [name for name, _ in net.named_modules() if name]
-    if layer in names:
-        return net.get_submodule(layer)
-    near = difflib.get_close_matches(layer, names, n=4, cutoff=0.3)
-    hint = f"near ones: {', '.join(near)}" if near else f"it has: {', '.join(names[:8])}"
-    raise LayerError(f"{type(net).__name__} has no layer {layer!r}; {hint}")
-
-
-def _order(net: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Names of the net's modules in the order in which they finish, and what each gave.
-
-    That is "map" for (N, C, h, w) of more than one cell, "tokens" for (N, tokens, C), else "".
-    """
-    order: list[tuple[str, str]] = []
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            shape = output.shape if isinstance(output, Tensor) else torch.Size()
-            is_map = len(shape) == 4 and shape[2:].numel() > 1
-            order.append((name, "map" if is_map else "tokens" if len(shape) == 3 else ""))
-
-        return hook
-
-    handles = [m.register_forward_hook(note(name)) for name, m in net.named_modules() if name]
-    try:
-        with torch.no_grad():
-            net(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return order
-
-
-def _last_map(net_name: str, order: list[tuple[str, str]]) -> str:
-    maps = [index for index, (_, kind) in enumerate(order) if kind == "map"]
-    if not maps:
-        raise LayerError(
-            f"{net_name} has no module that gives a feature map (N, C, h, w) of more than one cell"
-        )
-    layer = order[maps[-1]][0]
-    later = [name for name, kind in order[maps[-1] :] if kind == "tokens"]
-    if len(later) > 3:  # a pooling may work on tokens; a transformer's blocks are many
-        raise LayerError(
-            f"{net_name} turns its last feature map, {layer!r}, into tokens for {len(later)} more "
-            f"layers, and explaining from there says little; choose a convolutional network, or "
-            f"name the layer if that is what you want"
-        )
-    return layer
-
-
-def _check_eval(net: nn.Module) -> None:
-    for name, module in _with_own_behaviour(net):
-        if module.training:
-            raise TrainingModeError(
-                f"the network must be in eval mode; {name or 'it'} ({type(module).__name__}) is in "
-                f"training mode; call .eval() first"
-            )
-        batch_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        if batch_norm and module.running_mean is None:
-            raise ModelError(
-                f"{name} ({type(module).__name__}) keeps no running statistics and so mixes the "
-                f"images of a batch; a head must treat each image by itself"
-            )
-
-
-def _with_own_behaviour(net: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-    """Modules whose output depends on the mode: BatchNorm, dropout, and whatever is not torch's."""
-    for name, module in net.named_modules():
-        ours = type(module).__module__.startswith("torch.nn")
-        kinds = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
-        if not ours or isinstance(module, kinds):
-            yield name, module
-
-
-def _check_embeddings(E: Any, n: int) -> Tensor:
-    if not isinstance(E, Tensor):
-        raise OutputError(
-            f"the network must return embeddings (N, d); came {type(E).__name__}; wrap it in a "
-            f"module that picks the embedding"
-        )
-    if E.dim() != 2 or len(E) != n or not E.is_floating_point():
-        raise OutputError(
-            f"the network must return embeddings (N, d) for {n} images; came "
-            f"{tuple(E.shape)} of {E.dtype}; flatten or pool its output"
-        )
-    if not all_finite(E):
-        raise OutputError("the network returned NaN or infinity; check its weights and input")
-    if not E.any(dim=1).all():
-        raise OutputError("the network returned an embedding of length zero: no cosine exists")
-    return E
-
-
-def _check_per_image(alone: Tensor, together: Tensor) -> None:
-    gap = (alone - together).float().norm() / together.float().norm()
-    if not gap <= 10 * decomposition.TOLERANCE.get(alone.dtype, 1e-4):
-        raise OutputError(
-            f"an image's embedding must not depend on the rest of its batch; alone and together "
-            f"with another it differs by {gap:.2g} of its length; is there a BatchNorm on batch "
-            f"statistics, dropout, or a reshape that mixes the batch?"
-        )

@@ -17,8 +17,8 @@ from torch import Tensor
 from whyalike.contributions import Contributions
 from whyalike.errors import CompletenessError, ModelError, RegionError
 from whyalike.geometry import XYXY
-from whyalike.images import Source
 from whyalike.model import EmbeddingModel
+from whyalike.preprocess import Source
 
 Side = Literal["query", "reference"]
 

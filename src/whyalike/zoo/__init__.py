@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from whyalike.errors import LayerError, ModelError
-from whyalike.images import Preprocess
 from whyalike.model import EmbeddingModel
+from whyalike.preprocess import Preprocess
 from whyalike.zoo import default, from_timm
 from whyalike.zoo.checkpoints import load_checkpoint
 

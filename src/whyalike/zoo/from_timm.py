@@ -11,7 +11,7 @@ from timm.models import is_model_pretrained, list_models
 from torch import nn
 
 from whyalike.errors import ModelError
-from whyalike.images import Preprocess
+from whyalike.preprocess import Preprocess
 
 # timm's modules whose networks end in a feature map (N, C, h, w). Others end in tokens.
 CONVOLUTIONAL = (
@@ -62,6 +62,11 @@ def preprocess(net: nn.Module) -> Preprocess:
         raise ModelError(
             f"timm prepares images for this network by crop mode {mode!r}, which whyalike does not "
             f"have; give a preprocess of your own"
+        )
+    if config["crop_pct"] > 1:
+        raise ModelError(
+            f"timm pads images for this network (crop_pct {config['crop_pct']}), which whyalike "
+            f"does not; give a preprocess of your own"
         )
     interpolation = config["interpolation"]
     return Preprocess(

@@ -44,6 +44,7 @@
 /** @typedef {{ state?: Partial<State>, headingLevel?: number, theme?: "light" | "dark" }} Options */
 /** @typedef {{ values: Float32Array, full: number, link: boolean }} HeatMap `full`: the value of full colour */
 /** @typedef {Record<Side, HeatMap | null>} HeatMaps */
+/** @typedef {{ side: Side, row: number, column: number, value: number }} Meeting a cell, and what it shares with the mark */
 
 /** @type {Side[]} */
 const SIDES = ["query", "reference"];
@@ -69,7 +70,7 @@ const START = {
  * full colour would be PEAK·k/n of the match, at most all of it, and as peaked again on the other
  * side: a region that is the whole image has the overall map's colours.
  */
-const PEAK = 10;
+const PEAK = 8;
 /** Maps are drawn with about this many pixels a side and enlarged by the browser. */
 const MAP_PIXELS = 192;
 /** Colours on each side of zero. */
@@ -228,11 +229,12 @@ function makeLinks(links, grids) {
     const vector = new Float32Array(rank);
     return (side, { cells, weights }) => {
       vector.fill(0);
-      cells.forEach((cell, k) => {
-        const from = cell * rank;
-        for (let c = 0; c < rank; c++) vector[c] += weights[k] * factors[side][from + c];
-      });
+      const own = factors[side];
       const rows = factors[OTHER[side]];
+      for (let k = 0; k < cells.length; k++) {
+        const weight = weights[k];
+        for (let c = 0, at = cells[k] * rank; c < rank; c++) vector[c] += weight * own[at++];
+      }
       const map = out[OTHER[side]];
       for (let j = 0, at = 0; j < map.length; j++) {
         let sum = 0;
@@ -247,9 +249,10 @@ function makeLinks(links, grids) {
   return (side, { cells, weights }) => {
     const map = out[OTHER[side]].fill(0);
     if (side === "query") {
-      cells.forEach((cell, k) => {
-        for (let j = 0, at = cell * nr; j < nr; j++) map[j] += weights[k] * matrix[at++];
-      });
+      for (let k = 0; k < cells.length; k++) {
+        const weight = weights[k];
+        for (let j = 0, at = cells[k] * nr; j < nr; j++) map[j] += weight * matrix[at++];
+      }
     } else {
       for (let i = 0; i < map.length; i++) {
         let sum = 0;
@@ -293,7 +296,7 @@ function makeColours(sign, opacity) {
   for (let level = -LEVELS; level <= LEVELS; level++) {
     if (!level || (level < 0 ? sign === "positive" : sign === "negative")) continue;
     // Faint evidence stays visible; the legend's axis stays linear and shows the bend.
-    const t = (Math.abs(level) / LEVELS) ** 0.7;
+    const t = (Math.abs(level) / LEVELS) ** 0.6;
     const ramp = level > 0 ? FOR : AGAINST;
     const to = Math.max(
       1,
@@ -315,39 +318,41 @@ function makeColours(sign, opacity) {
  * @returns {(values: Float32Array | null, full: number, colours: Uint32Array) => void}
  */
 function makePainter(canvas, h, w) {
-  const k = 2 * clamp(Math.floor(MAP_PIXELS / Math.max(h, w) / 2), 0, 8) + 1; // odd: centres are pixels
+  // Odd, so that the centre of each cell is a pixel.
+  const k = 2 * clamp(Math.floor(MAP_PIXELS / Math.max(h, w) / 2), 0, 8) + 1;
   const width = (canvas.width = w * k);
   const height = (canvas.height = h * k);
   const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const image = context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
-  /** @param {number} n */
-  const samples = (n) =>
-    Array.from({ length: n * k }, (_, i) => {
-      const p = clamp((i + 0.5) / k, 0.5, n - 0.5) - 0.5;
-      const low = Math.floor(p);
-      return { low, high: Math.min(low + 1, n - 1), f: p - low };
-    });
+  const wide = new Float32Array(h * width);
+  /** The cell below a pixel and the weight of the next one, along one axis. @param {number} n */
+  const samples = (n) => {
+    const positions = Float32Array.from({ length: n * k }, (_, i) =>
+      clamp((i + 0.5) / k - 0.5, 0, n - 1),
+    );
+    return { low: Int32Array.from(positions), next: positions.map((p) => p - Math.floor(p)) };
+  };
   const columns = samples(w);
   const rows = samples(h);
-  const wide = new Float32Array(h * width);
   return (values, full, colours) => {
     if (!values) return context.clearRect(0, 0, width, height);
     for (let row = 0, at = 0; row < h; row++) {
-      const from = row * w;
-      for (const { low, high, f } of columns) {
-        wide[at++] = values[from + low] * (1 - f) + values[from + high] * f;
+      for (let x = 0; x < width; x++) {
+        const cell = row * w + columns.low[x];
+        const f = columns.next[x];
+        wide[at++] = f ? values[cell] * (1 - f) + values[cell + 1] * f : values[cell];
       }
     }
     const gain = LEVELS / full;
-    let at = 0;
-    for (const { low, high, f } of rows) {
-      const above = low * width;
-      const below = high * width;
+    for (let y = 0, at = 0; y < height; y++) {
+      const above = rows.low[y] * width;
+      const f = rows.next[y];
+      const below = f ? above + width : above;
       for (let x = 0; x < width; x++) {
-        const level = Math.round((wide[above + x] * (1 - f) + wide[below + x] * f) * gain);
-        pixels[at++] =
-          colours[LEVELS + (level > LEVELS ? LEVELS : level < -LEVELS ? -LEVELS : level)];
+        const value = wide[above + x] * (1 - f) + wide[below + x] * f;
+        const level = (value * gain + LEVELS + 0.5) | 0;
+        pixels[at++] = colours[level < 0 ? 0 : level > 2 * LEVELS ? 2 * LEVELS : level];
       }
     }
     context.putImageData(image, 0, 0);
@@ -363,7 +368,7 @@ const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 const after = (values, value) => values[(values.indexOf(value) + 1) % values.length];
 
 /** Six decimals, a real minus. @param {number} value */
-const exact = (value) => (value < 0 ? "−" : "") + Math.abs(value).toFixed(6);
+const exact = (value) => (value <= -5e-7 ? "−" : "") + Math.abs(value).toFixed(6);
 
 /** "+0.0123", "−3.1×10⁻⁶": the digits that count. @param {number} value */
 function signed(value) {
@@ -740,7 +745,8 @@ export function mount(element, data, options = {}) {
       const footprint = grids[mark.side].footprint(mark);
       const values = linkMap(mark.side, footprint);
       const share = Math.min(1, (PEAK * footprint.sum) / grids[mark.side].n);
-      maps[OTHER[mark.side]] = { values, full: (PEAK * share) / values.length, link: true };
+      // A region outside of the view shares nothing: any scale does.
+      maps[OTHER[mark.side]] = { values, full: (PEAK * share) / values.length || 1, link: true };
     } else if (view !== "matches") {
       for (const side of SIDES) {
         maps[side] = {
@@ -757,7 +763,7 @@ export function mount(element, data, options = {}) {
     return maps;
   }
 
-  /** Where the marked place meets the other image most strongly, of the signs that are shown. @param {HeatMaps} maps */
+  /** Where the marked place meets the other image most strongly, of the signs that are shown. @param {HeatMaps} maps @returns {Meeting | null} */
   function strongest(maps) {
     const { mark, sign } = state;
     const side = mark ? OTHER[mark.side] : "query";
@@ -801,7 +807,9 @@ export function mount(element, data, options = {}) {
   function drawBox(side, xyxy, kind) {
     const [x, y] = onStage(side, xyxy[0], xyxy[1]);
     const [x2, y2] = onStage(side, xyxy[2], xyxy[3]);
-    const box = { x, y, width: x2 - x, height: y2 - y, rx: 2 };
+    // Inset, so that neighbours do not run into each other.
+    const [width, height] = [Math.max(x2 - x - 3, 1), Math.max(y2 - y - 3, 1)];
+    const box = { x: x + 1.5, y: y + 1.5, width, height, rx: 2 };
     return [svg("rect", { ...box, class: "wa-casing" }), svg("rect", { ...box, class: kind })];
   }
 
@@ -821,9 +829,8 @@ export function mount(element, data, options = {}) {
     ];
   }
 
-  /** @param {HeatMaps} maps */
-  function drawStrongest(maps) {
-    const best = strongest(maps);
+  /** @param {Meeting | null} best */
+  function drawMeeting(best) {
     if (!best) return [];
     const { x0, y0, dx, dy } = grids[best.side];
     const [cx, cy] = onStage(best.side, x0 + (best.column + 0.5) * dx, y0 + (best.row + 0.5) * dy);
@@ -879,7 +886,7 @@ export function mount(element, data, options = {}) {
       labels.unshift(
         svg(
           "g",
-          { class: `wa-label ${kind}` },
+          { class: `wa-label ${kind}`, "fill-opacity": 0.6 + 0.4 * weight },
           svg("rect", { x: x - half, y: y - 9, width: 2 * half, height: 18, rx: 9 }),
           svg("text", { x, y: y + 4 }, text),
         ),
@@ -896,8 +903,8 @@ export function mount(element, data, options = {}) {
     return ` of the similarity ${signed(data.similarity).replace("+", "")}${share}`;
   }
 
-  /** @param {HeatMaps} maps @returns {(Node | string)[]} */
-  function sayReadout(maps) {
+  /** @param {Meeting | null} best @returns {(Node | string)[]} */
+  function sayReadout(best) {
     const { view, mark, bias } = state;
     if (view === "matches") {
       const chosen = data.matches[hovered ?? state.match ?? -1];
@@ -917,7 +924,6 @@ export function mount(element, data, options = {}) {
           ];
     }
     const value = weighted(grids[mark.side].footprint(mark), overall[mark.side][Number(bias)]);
-    const best = strongest(maps);
     return [
       `This ${"xy" in mark ? "spot" : "region"} of the ${mark.side} carries `,
       inline("b", "", signed(value)),
@@ -927,15 +933,14 @@ export function mount(element, data, options = {}) {
     ];
   }
 
-  /** For ears: the readout once it rests, with places in words. @param {HeatMaps} maps */
-  function speak(maps) {
+  /** For ears: the readout once it rests, with places in words. @param {Meeting | null} best */
+  function speak(best) {
     const { mark, view, pinned } = state;
     let text = readout.textContent ?? "";
     /** @param {Side} side @param {XY} cell */
     const place = (side, [row, column]) =>
       `row ${row + 1} of ${grids[side].h}, column ${column + 1} of ${grids[side].w}`;
     if (mark && view !== "matches") {
-      const best = strongest(maps);
       if (best) text = text.replace("here ●", `at ${place(best.side, [best.row, best.column])}.`);
       const at = grids[mark.side].cellAt("xy" in mark ? mark.xy : [mark.xyxy[0], mark.xyxy[1]]);
       const what = "xy" in mark ? "The spot is at" : "The region begins at";
@@ -981,6 +986,7 @@ export function mount(element, data, options = {}) {
   function render() {
     frame = 0;
     const maps = currentMaps();
+    const best = strongest(maps);
     const { mark, view, heat, pinned } = state;
     for (const side of SIDES) {
       const map = heat ? maps[side] : null;
@@ -992,11 +998,11 @@ export function mount(element, data, options = {}) {
     }
     if (view === "matches") overlay.replaceChildren(...drawMatches());
     else if (mark && (view === "point" || pinned))
-      overlay.replaceChildren(...drawMark(mark), ...drawStrongest(maps));
+      overlay.replaceChildren(...drawMark(mark), ...drawMeeting(best));
     else overlay.replaceChildren();
-    readout.replaceChildren(...sayReadout(maps));
+    readout.replaceChildren(...sayReadout(best));
     write(note, sayNote(maps));
-    speak(maps);
+    speak(best);
     if (drawn === state) return;
     syncControls();
     drawn = state;
