@@ -313,6 +313,7 @@ def test_data_hold_the_pair(dimensions: int) -> None:
         assert links["encoding"] == "matrix"
         stored = decoded(links["matrix"], "<f2").reshape(15, 24)
     assert np.abs(links["scale"] * stored - matrix).max() < 2e-3 * np.abs(matrix).max()
+    assert links["peak"] == pytest.approx(np.abs(matrix).max())
     assert sum(data["terms"].values()) == pytest.approx(data["similarity"])
     for side in FRAMES:
         for key, bias in {"overall": False, "overall_bias": True}.items():
@@ -417,17 +418,32 @@ def test_numbers_follow_the_geometry_of_the_library(
 
 
 @pytest.mark.browser
-def test_the_fixed_scale_knows_the_grids_only(tab: Page, pair: FakePair) -> None:
+def test_the_three_colour_scales(tab: Page, pair: FakePair) -> None:
     def ends() -> list[float]:
         texts = tab.locator(".wa-scale:not(.wa-off) > span:not(.wa-unit)").all_inner_texts()
         return [number(text) for text in texts]
 
-    nq, nr = 15, 24
-    assert ends() == pytest.approx([-8 / nq, 8 / nq, -8 / nr, 8 / nr], rel=5e-3)
+    def rounded_up(value: float) -> float:
+        steps = [m * 10.0**e for e in range(-9, 9) for m in (1, 2, 5)]
+        return min(step for step in steps if step >= value)
+
+    maps = [pair.overall_map(side, bias) for side in FRAMES for bias in (False, True)]
+    of_pair = rounded_up(max(float(m.abs().max()) for m in maps))
+    assert ends() == pytest.approx([-of_pair, of_pair] * 2, rel=5e-3)
     hover(tab, "query", PLANTED["query"])
-    at_a_point = 8 / nr * 8 / nq
+    at_a_point = rounded_up(float(pair.matrix().abs().max()))
+    assert ends() == pytest.approx([-at_a_point, at_a_point], rel=5e-3)
+    hover(tab, "query", (0, 0))  # a place that carries little has the same scale
+    assert ends() == pytest.approx([-at_a_point, at_a_point], rel=5e-3)
+
+    # The fixed scale knows the grids only.
+    nq, nr = 15, 24
+    choose(tab, "Fixed")
+    hover(tab, "query", PLANTED["query"])
+    at_a_point = 4 / nr * 4 / nq
     assert ends() == pytest.approx([-at_a_point, at_a_point], rel=5e-3)
     choose(tab, "Overall")
+    assert ends() == pytest.approx([-4 / nq, 4 / nq, -4 / nr, 4 / nr], rel=5e-3)
     choose(tab, "Fit")
     tab.get_by_text("colours do not compare").wait_for()
     strongest = [float(pair.overall_map(side).abs().max()) for side in FRAMES]
@@ -563,7 +579,12 @@ def test_keys_do_all_that_the_mouse_does(tab: Page) -> None:
     tab.keyboard.press("Escape")
     settle(tab)
     assert drawn(tab) == 0
-    for key, label in {"o": "Overall", "m": "Matches", "p": "Point or region", "f": "Fit"}.items():
+    for key, label in {
+        "o": "Overall",
+        "m": "Matches",
+        "p": "Point or region",
+        "f": "Fixed",
+    }.items():
         tab.keyboard.press(key)
         settle(tab)
         assert tab.get_by_label(label, exact=True).is_checked()

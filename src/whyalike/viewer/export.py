@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from whyalike.contributions import Contributions
-    from whyalike.pair import Pair
+    from whyalike.pair import Match, Pair
 
 FORMAT = 1
 PICTURE_SIZE = 1280  # longest side of an embedded photograph, in pixels
@@ -57,7 +57,7 @@ def viewer_data(pair: Pair) -> dict[str, Any]:
 
     The links between cells, v^q_ij·v^r_xy / (|E^q||E^r|), go either as the (nq, nr) matrix or as
     its two factors, (nq, d) and (nr, d), whichever is smaller; `value = scale × stored`, for
-    factors `scale × q·r`. The maps, (h, w) row by row, are float32.
+    factors `scale × q·r`; `peak` is the largest |value|. The maps, (h, w) row by row, are float32.
     """
     similarity = float(pair.similarity)
     return {
@@ -75,7 +75,7 @@ def viewer_data(pair: Pair) -> dict[str, Any]:
                 "value": float(match.value),
                 "share": float(match.share),
             }
-            for match in pair.matches(k=10)
+            for match in _worth_a_line(pair.matches(k=10))
         ],
     }
 
@@ -133,12 +133,29 @@ def _links(pair: Pair) -> dict[str, Any]:
             "encoding": "factors",
             "rank": d,
             "scale": q_scale * r_scale,
+            "peak": _peak(query, reference),
             "query": _base64(query / q_scale, "<f2"),
             "reference": _base64(reference / r_scale, "<f2"),
         }
     matrix = query @ reference.T
     scale = _half_scale(matrix)
-    return {"encoding": "matrix", "scale": scale, "matrix": _base64(matrix / scale, "<f2")}
+    return {
+        "encoding": "matrix",
+        "scale": scale,
+        "peak": float(np.abs(matrix).max()),
+        "matrix": _base64(matrix / scale, "<f2"),
+    }
+
+
+def _peak(query: np.ndarray, reference: np.ndarray, rows: int = 256) -> float:
+    """The largest |q·r| of all rows, without ever holding them all."""
+    parts = (query[start : start + rows] for start in range(0, len(query), rows))
+    return max(float(np.abs(part @ reference.T).max()) for part in parts)
+
+
+def _worth_a_line(matches: list[Match]) -> list[Match]:
+    """Those with at least a twentieth of the strongest: weaker lines only hide it."""
+    return [match for match in matches if abs(match.value) >= abs(matches[0].value) / 20]
 
 
 def _factor(image: Contributions) -> np.ndarray:

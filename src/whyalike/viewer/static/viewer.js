@@ -23,7 +23,7 @@
 /**
  * What each pair of cells shares, float16, as a matrix (nq, nr) or as its factors (n, rank):
  * scale × stored, or scale × q·r.
- * @typedef {{ encoding: "matrix", scale: number, matrix: string } | { encoding: "factors", rank: number, scale: number, query: string, reference: string }} LinkData
+ * @typedef {({ encoding: "matrix", matrix: string } | { encoding: "factors", rank: number, query: string, reference: string }) & { scale: number, peak: number }} LinkData
  */
 /** @typedef {{ query_xyxy: XYXY, reference_xyxy: XYXY, value: number, share: number }} Match */
 /** @typedef {{ pairs: number, query_bias: number, reference_bias: number, bias_bias: number }} Terms */
@@ -33,7 +33,7 @@
  * @typedef {object} State
  * @property {"overall" | "point" | "matches"} view
  * @property {"both" | "positive" | "negative"} sign
- * @property {"fixed" | "fit"} scale
+ * @property {"pair" | "fixed" | "fit"} scale
  * @property {boolean} bias count the other image's bias in the overall map and in shares
  * @property {boolean} heat
  * @property {number} opacity 0..1
@@ -54,7 +54,7 @@ const OTHER = { query: "reference", reference: "query" };
 const START = {
   view: "point",
   sign: "both",
-  scale: "fixed",
+  scale: "pair",
   bias: false,
   heat: true,
   opacity: 0.8,
@@ -70,7 +70,7 @@ const START = {
  * full colour would be PEAK·k/n of the match, at most all of it, and as peaked again on the other
  * side: a region that is the whole image has the overall map's colours.
  */
-const PEAK = 8;
+const PEAK = 4;
 /** Maps are drawn with about this many pixels a side and enlarged by the browser. */
 const MAP_PIXELS = 192;
 /** Colours on each side of zero. */
@@ -364,6 +364,16 @@ function makePainter(canvas, h, w) {
 /** @param {number} value @param {number} low @param {number} high */
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
+/** @param {Float32Array} values */
+const largest = (values) => values.reduce((most, v) => Math.max(most, Math.abs(v)), 0);
+
+/** The next 1, 2 or 5 times a power of ten, so that most pairs come to few scales. @param {number} x */
+function roundUp(x) {
+  if (!(x > 0)) return 0;
+  const power = 10 ** Math.floor(Math.log10(x));
+  return ([1, 2, 5].find((step) => step * power >= x * (1 - 1e-6)) ?? 10) * power;
+}
+
 /** @template T @param {T[]} values @param {T} value @returns {T} */
 const after = (values, value) => values[(values.indexOf(value) + 1) % values.length];
 
@@ -484,7 +494,7 @@ const markup = (level) => `
       <div class="wa-lower">
         <div class="wa-controls">
           ${choice("Evidence", "sign", { both: "Both", positive: "For", negative: "Against" })}
-          ${choice("Colour scale", "scale", { fixed: "Fixed", fit: "Fit" })}
+          ${choice("Colour scale", "scale", { pair: "Pair", fixed: "Fixed", fit: "Fit" })}
           <fieldset class="wa-choice">
             <legend>Heat map</legend>
             <div class="wa-heat">
@@ -655,6 +665,8 @@ export function mount(element, data, options = {}) {
     reference: [decodeFloats(data.reference.overall), decodeFloats(data.reference.overall_bias)],
   };
   const linkMap = makeLinks(data.links, grids);
+  const overallFull =
+    roundUp(Math.max(...SIDES.flatMap((side) => overall[side].map(largest)))) || 1;
 
   // The page is built once; render changes it.
   const root = document.createElement("section");
@@ -745,20 +757,23 @@ export function mount(element, data, options = {}) {
       const footprint = grids[mark.side].footprint(mark);
       const values = linkMap(mark.side, footprint);
       const share = Math.min(1, (PEAK * footprint.sum) / grids[mark.side].n);
+      // A region is drawn to be read, so its scale is its own; points share the pair's, so that
+      // a place that carries little looks so.
+      const ofPair = "xy" in mark ? data.links.peak : largest(values);
+      const full = scale === "fixed" ? (PEAK * share) / values.length : roundUp(ofPair);
       // A region outside of the view shares nothing: any scale does.
-      maps[OTHER[mark.side]] = { values, full: (PEAK * share) / values.length || 1, link: true };
+      maps[OTHER[mark.side]] = { values, full: full || 1, link: true };
     } else if (view !== "matches") {
       for (const side of SIDES) {
         maps[side] = {
           values: overall[side][Number(bias)],
-          full: PEAK / grids[side].n,
+          full: scale === "fixed" ? PEAK / grids[side].n : overallFull,
           link: false,
         };
       }
     }
     for (const map of Object.values(maps)) {
-      if (map && scale === "fit")
-        map.full = map.values.reduce((most, v) => Math.max(most, Math.abs(v)), 0) || 1;
+      if (map && scale === "fit") map.full = largest(map.values) || 1;
     }
     return maps;
   }
@@ -960,7 +975,9 @@ export function mount(element, data, options = {}) {
     const scale =
       state.scale === "fit"
         ? "Fit: full colour is the strongest cell of this map; colours do not compare between maps."
-        : "Fixed: full colour depends on the number of cells and the size of the region only; colours compare between pairs.";
+        : state.scale === "pair"
+          ? "Pair: full colour is the strongest cell of this pair, rounded up; both photographs share it."
+          : "Fixed: full colour depends on the number of cells and the size of the region only; colours compare between pairs.";
     return `Each cell shows how much of the similarity it carries${link}, in units of cosine. ${scale}`;
   }
 
@@ -1106,7 +1123,7 @@ export function mount(element, data, options = {}) {
     b: () => setState({ bias: !state.bias }),
     h: () => setState({ heat: !state.heat }),
     s: () => setState({ sign: after(["both", "positive", "negative"], state.sign) }),
-    f: () => setState({ scale: after(["fixed", "fit"], state.scale) }),
+    f: () => setState({ scale: after(["pair", "fixed", "fit"], state.scale) }),
   };
   /** @type {Record<string, XY>} */
   const arrows = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };

@@ -1,0 +1,54 @@
+"""`python -m benchmarks [NAME...] [--markdown FILE]`."""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+from pathlib import Path
+
+import click
+import torch
+from rich.console import Console
+
+from benchmarks.tables import UnavailableError, Table, machine
+
+NAMES = ["pair", "peers", "paths", "hover", "startup", "memory"]
+
+INTRODUCTION = """\
+# Benchmarks
+
+What whyalike costs, as `make bench` measures it (all of it takes about ten minutes;
+`python -m benchmarks pair hover` runs the named ones, and `--markdown docs/benchmarks.md` writes
+this page). Costs are ratios of things that took turns in one run, as medians, with the 10th and the
+90th percentile in brackets: on another machine the milliseconds differ, the ratios less so. No test
+times anything. Each benchmark first checks that what it times gives the right answer.
+"""
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write the tables as a page of the documentation, too.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch; by default its own.")
+def main(names: tuple[str, ...], markdown: Path | None, threads: int | None) -> None:
+    """Measure what whyalike costs: all of it, or NAMES alone."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    console, sections = Console(), [INTRODUCTION, f"Measured on: {machine()}.\n"]
+    console.print(f"{machine()}\n", highlight=False)
+    for name in dict.fromkeys(names or NAMES):
+        start = time.perf_counter()
+        try:
+            table: Table = import_module(f"benchmarks.{name}").run()
+        except (UnavailableError, ModuleNotFoundError) as error:
+            console.print(f"{name}: skipped: {error}\n", style="bold")
+            continue
+        table.show(console)
+        console.print(f"{name} took {time.perf_counter() - start:.0f} s\n", highlight=False)
+        sections.append(table.markdown())
+    if markdown is not None:
+        markdown.write_text("\n".join(sections), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
