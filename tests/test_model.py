@@ -1,6 +1,7 @@
 """EmbeddingModel: what it refuses, what it leaves alone, and batches, sizes, types."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -198,3 +199,38 @@ def test_a_model_follows_its_network_to_another_type():
     model.float()
     v, _, _, _ = model.decompose(images(1))
     assert v.dtype == torch.float32
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_threads_that_share_a_network_do_not_meet(traceable):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.conv = trunk(), nn.Conv2d(C, D, 3)
+
+        def forward(self, x):
+            if not traceable and x.sum() > 1e9:
+                raise RuntimeError
+            return self.conv(self.trunk(x)).mean((2, 3))
+
+    model = wa.EmbeddingModel.from_module(randomise(Net()), "trunk", SIZE)
+    batches = [images(1, seed=s) for s in range(24)]
+    alone = [model.decompose(x)[0] for x in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda x: model.decompose(x)[0], batches))
+    for a, b in zip(alone, together, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_embedding_returned_in_float32_by_a_network_in_half_precision():
+    net = randomise(Bad(lambda A: A.mean((2, 3)).float())).to(torch.bfloat16)
+    v, b, E, _ = wa.EmbeddingModel.from_module(net, "trunk", SIZE).decompose(images(2))
+    torch.testing.assert_close(v.sum(1) + b, E)
+
+
+def test_autocast_around_it_changes_nothing_but_the_network():
+    model = small()
+    model.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        v, b, E, _ = model.decompose(images(2).float())
+    torch.testing.assert_close(v.sum(1) + b, E)

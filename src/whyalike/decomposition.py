@@ -8,6 +8,7 @@ computed on its own, from the head's value and its derivative, never as what is 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,10 +35,20 @@ TOLERANCE = {
 }
 """The largest gap |Σv + b − E| / |E| that passes, by the type that the network computes in."""
 
+TF32_TOLERANCE = 2e-3
+"""The same for float32 on a GPU that is allowed to multiply with 10 bits of mantissa."""
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The type that contributions are computed in: float32 at least."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def tolerance(A: Tensor, E: Tensor) -> float:
+    """The gap that passes for a network that gave this map and this embedding."""
+    found = max(TOLERANCE.get(t.dtype, 1e-4) for t in (A, E))
+    tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return max(found, TF32_TOLERANCE) if A.is_cuda and found > 1e-9 and tf32 else found
 
 
 def from_split(
@@ -105,6 +116,7 @@ def check(
     b: Float[Tensor, "n d"],
     E: Float[Tensor, "n d"],
     cause: str,
+    tolerance: float = 1e-4,
 ) -> Float[Tensor, "n d"]:
     """Hold Σv + b to the embedding that the network returned.
 
@@ -112,9 +124,8 @@ def check(
         b with the rounding gap, below the tolerance, put into it, so that the sum is exact.
 
     Raises:
-        CompletenessError: the gap is larger than `TOLERANCE`, or not a number.
+        CompletenessError: |Σv + b − E| / |E| is larger than the tolerance, or not a number.
     """
-    tolerance = TOLERANCE.get(E.dtype, 1e-4)
     E = E.to(v.dtype)
     total = v.sum(1)
     gap = torch.linalg.vector_norm(total + b - E, dim=1) / torch.linalg.vector_norm(E, dim=1)
@@ -125,6 +136,10 @@ def check(
             f"returned, within {tolerance:g} of its length; the gap is {worst:.3g}; {cause}"
         )
     return E - total
+
+
+_one_at_a_time = threading.RLock()
+"""Forward-mode levels are the process's, not the thread's."""
 
 
 def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +153,14 @@ def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         return value, pushed
 
     # Only the plain form of attention has a forward-mode derivative on every device.
-    with warnings.catch_warnings(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), frozen_gates():
+    with (
+        _one_at_a_time,
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        torch.autocast(at.device.type, enabled=False),
+        sdpa_kernel(SDPBackend.MATH),
+        frozen_gates(),
+    ):
         # torch's own, when its forward-mode rules are first loaded
         warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
         value, pushed = torch.vmap(along, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
@@ -156,8 +178,11 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> Head:
 
 @contextmanager
 def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
-    """Within it, a layer returns `value` whatever it computes."""
-    handle = layer.register_forward_hook(lambda module, inputs, output: value)
+    """Within it, a layer returns `value` whatever it computes, in this thread."""
+    here = threading.get_ident()
+    handle = layer.register_forward_hook(
+        lambda module, inputs, output: value if threading.get_ident() == here else output
+    )
     try:
         yield
     finally:

@@ -261,9 +261,8 @@ def _which_pool(A: Tensor, value: Tensor, numbers: list[float | Tensor]) -> Pool
     tolerance = 1e-9 if A.dtype == torch.float64 else 1e-5 if A.dtype == torch.float32 else 1e-2
     for pool in candidates:
         expected = pool(A)
-        if torch.allclose(
-            flat, expected, rtol=tolerance, atol=tolerance * float(expected.abs().max())
-        ):
+        atol = tolerance * float(expected.abs().max())
+        if torch.allclose(flat.to(expected.dtype), expected, rtol=tolerance, atol=atol):
             return pool
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, overload
@@ -214,7 +215,7 @@ class EmbeddingModel(nn.Module):
                 f"running the head after {self.layer!r} again gave another embedding: it is not "
                 f"deterministic, or keeps a state"
             )
-        b = decomposition.check(v, b, E, cause)
+        b = decomposition.check(v, b, E, cause, decomposition.tolerance(A, E))
         return v, b, E.to(v.dtype), (A.shape[-2], A.shape[-1])
 
     # -- running the network -------------------------------------------------------------------
@@ -226,8 +227,13 @@ class EmbeddingModel(nn.Module):
     def _run(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """One forward pass of the network as it is: the map at the cut, and the embedding."""
         maps: list[Any] = []
-        # Cloned at once: a ReLU behind the layer may work in place.
-        keep = lambda _m, _i, out: maps.append(out.clone() if isinstance(out, Tensor) else out)  # noqa: E731
+        here = threading.get_ident()
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            if threading.get_ident() == here:  # another thread may run the same network
+                # Cloned at once: a ReLU behind the layer may work in place.
+                maps.append(output.clone() if isinstance(output, Tensor) else output)
+
         handle = self.net.get_submodule(self.layer).register_forward_hook(keep)
         try:
             with torch.no_grad():
