@@ -6,7 +6,13 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from jaxtyping import install_import_hook
 from playwright.sync_api import Browser, sync_playwright
+
+# Where the mathematics is, shapes are checked at every call. Not where users come in: there it is
+# tested what is said to them about a wrong argument.
+CHECKED = ("decomposition", "heads", "surrogates")
+install_import_hook([f"whyalike.{module}" for module in CHECKED], "typechecker.check")
 
 CHROMIUM_ARGUMENTS = [
     "--headless",
