@@ -199,7 +199,7 @@ class EmbeddingModel(nn.Module):
         if self._found is None:
             self._probe(images.shape[1:])
         check_eval(self.net)
-        images = self._to_net(images)
+        images = self.to_net(images)
         A, E = self._run(images)
         head, split = self._head_for(A)
         if split is not None:
@@ -220,7 +220,18 @@ class EmbeddingModel(nn.Module):
 
     # -- running the network -------------------------------------------------------------------
 
-    def _to_net(self, images: Tensor) -> Tensor:
+    def inspect(
+        self, images: Float[Tensor, "n 3 H W"]
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n d"], Split | None]:
+        """The feature map at the cut, the embedding, and the head, if it was recognised."""
+        if self._found is None:
+            self._probe(images.shape[1:])
+        check_eval(self.net)
+        A, E = self._run(self.to_net(images))
+        return A, E, self._head_for(A)[1]
+
+    def to_net(self, images: Tensor) -> Tensor:
+        """Images where the network is, in its type."""
         weight = next((p for p in self.net.parameters() if p.is_floating_point()), None)
         return images if weight is None else images.to(weight.device, weight.dtype)
 
@@ -298,7 +309,7 @@ class EmbeddingModel(nn.Module):
         """Run the network on noise: find the layer and the head, refuse what cannot work."""
         check_eval(self.net)
         generator = torch.Generator().manual_seed(0)
-        images = self._to_net(torch.randn(2, *shape, generator=generator))
+        images = self.to_net(torch.randn(2, *shape, generator=generator))
         order = finishing_order(self.net, images)
         if not self.layer:
             self.layer = last_map(type(self.net).__name__, order)
