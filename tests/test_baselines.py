@@ -110,11 +110,11 @@ def test_gradient_times_input_by_differences(two):
 def test_integrated_gradients_of_both_add_up_to_the_difference(two):
     model = build("mean")
     q, r = two
-    total = baselines.integrated_gradients(model, q, r, steps=800).sum()
-    total += baselines.integrated_gradients(model, r, q, steps=800).sum()
+    total = baselines.integrated_gradients(model, q, r, steps=200).sum()
+    total += baselines.integrated_gradients(model, r, q, steps=200).sum()
     start = torch.cosine_similarity(model(0 * q[None]), model(0 * r[None]))
     end = torch.cosine_similarity(model(q[None]), model(r[None]))
-    assert total.item() == pytest.approx((end - start).item(), abs=2e-3)
+    assert total.item() == pytest.approx((end - start).item(), abs=4e-3)
 
 
 def test_occlusion_is_the_mean_fall_over_the_squares_on_a_pixel(two):

@@ -32,7 +32,7 @@ def head_of(model: wa.EmbeddingModel):
 def test_split_equals_the_matrices_of_its_layers(pool, project):
     model = build(pool, project)
     x = images(3)
-    v, b, E, grid = model.decompose(x)
+    v, b, E, grid, _ = model.decompose(x)
     assert grid == (H, W)
     for n in range(3):
         A = model.net.get_submodule("features")(x)[n]
@@ -47,7 +47,7 @@ def test_split_equals_the_matrices_of_its_layers(pool, project):
 def test_split_equals_the_full_jacobian(pool, project):
     model = build(pool, project)
     x = images(1)
-    v, b, _, _ = model.decompose(x)
+    v, b, _, _, _ = model.decompose(x)
     A = model.net.get_submodule("features")(x)[0].detach()
     v_slow, b_slow = jacobian_decomposition(head_of(model), A)
     torch.testing.assert_close(v[0].view(H, W, -1), v_slow, rtol=1e-10, atol=1e-10)
@@ -59,11 +59,11 @@ def test_split_equals_the_full_jacobian(pool, project):
 def test_fast_path_equals_generic_path_in_any_chunks(pool, project):
     model = build(pool, project)
     x = images(2)
-    v, b, _, _ = model.decompose(x)
+    v, b, _, _, _ = model.decompose(x)
     A = model.net.get_submodule("features")(x).detach()
     one_cell = A.numel() * 8
     for chunk_bytes in (1, 4 * one_cell, 10**9):
-        v_slow, b_slow = decomposition.from_head(head_of(model), A, chunk_bytes)
+        v_slow, b_slow, _ = decomposition.from_head(head_of(model), A, chunk_bytes)
         torch.testing.assert_close(v, v_slow, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(b, b_slow, rtol=1e-10, atol=1e-10)
 
@@ -111,7 +111,7 @@ def test_generic_head_equals_the_full_jacobian(traceable):
     model = wa.EmbeddingModel.from_module(net, "trunk", wa.Preprocess(size=(12, 20)))
     assert "as a whole" in repr(model)
     x = images(2)
-    v, b, _, _ = model.decompose(x)
+    v, b, _, _, _ = model.decompose(x)
     for n in range(2):
         v_slow, b_slow = jacobian_decomposition(net.head, net.trunk(x)[n].detach())
         torch.testing.assert_close(v[n].view(H, W, -1), v_slow, rtol=1e-10, atol=1e-10)
@@ -123,7 +123,7 @@ def test_equal_maxima_go_to_one_cell_on_both_paths():
     A = torch.zeros(1, 3, H, W, dtype=torch.float64)
     A[0, 0, 1, 2] = A[0, 0, 2, 4] = 2.0  # a tie
     A[0, 1] = 1.0  # everywhere a tie; channel 2 is zero
-    v, b, _, _ = model.decompose(A)
+    v, b, _, _, _ = model.decompose(A)
     assert v[0, :, 0].nonzero().tolist() == [[1 * W + 2]]
     assert v[0, :, 1].nonzero().tolist() == [[0]]
     assert not v[0, :, 2].any()
@@ -142,7 +142,7 @@ def test_gem_gives_what_its_bound_adds_to_the_offset():
 def test_attention_as_a_head_holds_its_weights():
     model = wa.EmbeddingModel(*randomise(nn.ModuleList([trunk(), AttentionPool()])))
     x = images(2)
-    v, b, _, _ = model.decompose(x)
+    v, b, _, _, _ = model.decompose(x)
     A = model.net.get_submodule("features")(x)
     head = model.net.head.pool
     tokens = A.flatten(2).transpose(1, 2)
@@ -183,5 +183,5 @@ def test_a_head_that_changes_between_runs_is_refused():
 
     model = wa.EmbeddingModel(randomise(trunk()), nn.Identity(), Drifting().eval())
     model._probe(images(1).shape[1:])
-    with pytest.raises(CompletenessError, match="is the network deterministic"):
+    with pytest.raises(CompletenessError, match="it is not deterministic"):
         model.decompose(images(1))

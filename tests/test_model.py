@@ -1,6 +1,7 @@
 """EmbeddingModel: what it refuses, what it leaves alone, and batches, sizes, types."""
 
 import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -173,7 +174,7 @@ def test_half_precision_networks_are_summed_in_float32(dtype, tolerance, pool):
     exact = wa.EmbeddingModel(net[0], pool, net[1]).decompose(images(2))
     half = copy.deepcopy(net).to(dtype)
     model = wa.EmbeddingModel(half[0], pool, half[1])
-    v, b, E, _ = model.decompose(images(2))
+    v, b, E, _, _ = model.decompose(images(2))
     assert v.dtype == b.dtype == E.dtype == torch.float32
     assert next(half.parameters()).dtype == dtype
     torch.testing.assert_close(v.sum(1) + b, E, rtol=1e-5, atol=1e-5)
@@ -185,9 +186,9 @@ def test_half_precision_networks_are_summed_in_float32(dtype, tolerance, pool):
 def test_on_a_gpu():
     x = images(2)
     model = small()
-    v, b, _, _ = model.decompose(x)
+    v, b, _, _, _ = model.decompose(x)
     model.to("cuda")
-    v_gpu, b_gpu, _, _ = model.decompose(x)
+    v_gpu, b_gpu, _, _, _ = model.decompose(x)
     assert v_gpu.device.type == "cuda"
     torch.testing.assert_close(v_gpu.cpu(), v)
     torch.testing.assert_close(b_gpu.cpu(), b)
@@ -197,7 +198,7 @@ def test_a_model_follows_its_network_to_another_type():
     model = small(preprocess=SIZE)
     model.decompose(images(1))
     model.float()
-    v, _, _, _ = model.decompose(images(1))
+    v, _, _, _, _ = model.decompose(images(1))
     assert v.dtype == torch.float32
 
 
@@ -224,7 +225,7 @@ def test_threads_that_share_a_network_do_not_meet(traceable):
 
 def test_an_embedding_returned_in_float32_by_a_network_in_half_precision():
     net = randomise(Bad(lambda A: A.mean((2, 3)).float())).to(torch.bfloat16)
-    v, b, E, _ = wa.EmbeddingModel.from_module(net, "trunk", SIZE).decompose(images(2))
+    v, b, E, _, _ = wa.EmbeddingModel.from_module(net, "trunk", SIZE).decompose(images(2))
     torch.testing.assert_close(v.sum(1) + b, E)
 
 
@@ -232,5 +233,71 @@ def test_autocast_around_it_changes_nothing_but_the_network():
     model = small()
     model.float()
     with torch.autocast("cpu", torch.bfloat16):
-        v, b, E, _ = model.decompose(images(2).float())
+        v, b, E, _, _ = model.decompose(images(2).float())
     torch.testing.assert_close(v.sum(1) + b, E)
+
+
+def test_what_a_forward_keeps_on_its_modules_is_never_a_stand_in():
+    class Keeps(nn.Module):
+        def __init__(self, traceable):
+            super().__init__()
+            self.trunk, self.conv, self.traceable = trunk(), nn.Conv2d(C, D, 3), traceable
+
+        def forward(self, x):
+            if not self.traceable and x.sum() > 1e9:
+                raise RuntimeError
+            self.last = self.trunk(x)
+            self.after = self.conv(self.last)
+            return self.after.mean((2, 3))
+
+    for traceable in (True, False):
+        net = randomise(Keeps(traceable))
+        model = wa.EmbeddingModel.from_module(net, "trunk", SIZE)
+        x = images(2)
+        model.decompose(x)
+        assert type(net.last) is type(net.after) is torch.Tensor
+        torch.testing.assert_close(net.last, net.trunk(x))
+        torch.testing.assert_close(copy.deepcopy(net)(x), net(x))
+
+
+def test_threads_may_bring_new_image_sizes():
+    model = wa.EmbeddingModel.from_module(
+        randomise(Bad(lambda A: torch.nn.functional.gelu(A).mean((2, 3)))), "trunk", SIZE
+    )
+    batches = [images(1, seed=s, hw=(12 + 4 * s, 20 + 4 * (s % 5))) for s in range(20)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(model.decompose, batches))
+    for found, x in zip(together, batches, strict=True):
+        torch.testing.assert_close(found[0], model.decompose(x)[0])
+
+
+def test_channels_last_is_told_by_the_shape_of_the_image():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.permute = nn.Conv2d(3, 24, 4, 4), nn.Identity()
+
+        def forward(self, x):
+            return self.permute(self.conv(x).permute(0, 2, 3, 1)).mean((1, 2))
+
+    with pytest.raises(LayerError, match="looks like channels last"):
+        wa.EmbeddingModel.from_module(Last().eval(), "permute", wa.Preprocess(size=64))
+    # Few channels and a wide image, channels first.
+    wide = wa.EmbeddingModel(nn.Conv2d(3, 4, 4, 4), "mean", None, wa.Preprocess(size=(8, 160)))
+    assert "4×2×40 map" in repr(wide)
+
+
+def test_a_module_that_runs_twice_is_not_the_last_map():
+    net = Bad(lambda A: A)
+    net.relu = nn.ReLU()
+    net.convs = nn.ModuleList([nn.Conv2d(C, C, 1), nn.Conv2d(C, D, 1)])
+    net.function = lambda A: net.relu(net.convs[1](net.relu(net.convs[0](A)))).mean((2, 3))
+    assert wa.EmbeddingModel.from_module(net.eval(), preprocess=SIZE).layer == "convs.1"
+
+
+def test_models_are_copied_and_pickled():
+    model = small(preprocess=SIZE)
+    x = images(1)
+    expected = model.decompose(x)[0]
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        torch.testing.assert_close(other.decompose(x)[0], expected)

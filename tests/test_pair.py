@@ -138,7 +138,7 @@ def test_removing_a_cell_changes_a_linear_embedding_by_its_contribution():
     net = randomise(nn.ModuleList([nn.Identity(), nn.Linear(C, D)]))
     model = wa.EmbeddingModel(net[0], "mean", net[1])
     A = torch.randn(1, C, 3, 5, dtype=torch.float64)
-    v, _, E, _ = model.decompose(A)
+    v, _, E, _, _ = model.decompose(A)
     for cell in range(15):
         erased = A.clone()
         erased.flatten(2)[:, :, cell] = 0
@@ -193,7 +193,34 @@ def test_matches_find_planted_links_each_region_once():
         for n, a in enumerate(boxes):
             for b in boxes[:n]:
                 assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
-    assert all(m.value > 0 for m in every)
+    sizes = [abs(match.value) for match in every]
+    assert sizes == sorted(sizes, reverse=True)
+    assert min(match.value for match in every) < 0  # evidence against is a link as well
+
+
+def test_a_similarity_of_zero_has_links_without_shares():
+    q, r = torch.zeros(2, 3, 2), torch.zeros(2, 3, 2)
+    q[0, 0], r[0, 0], r[1, 2] = (
+        torch.tensor([1.0, 0.0]),
+        torch.tensor([1.0, 1.0]),
+        torch.tensor([-1.0, 0.0]),
+    )
+    pair = wa.Pair(contributions(q), contributions(r))
+    assert pair.similarity == 0
+    first, *_ = pair.matches()
+    assert abs(first.value) == pytest.approx(1.0)
+    assert math.isnan(first.share)
+
+
+@pytest.mark.parametrize("size", [1e-18, 1e18])
+def test_embeddings_of_any_length(size):
+    generator = torch.Generator().manual_seed(0)
+    q, r = (torch.randn(2, 3, 4, generator=generator) for _ in range(2))
+    plain = wa.Pair(contributions(q), contributions(r))
+    scaled = wa.Pair(contributions(q * size), contributions(r * size))
+    torch.testing.assert_close(scaled.matrix(), plain.matrix())
+    torch.testing.assert_close(scaled.overall_map("query"), plain.overall_map("query"))
+    assert scaled.terms == pytest.approx(plain.terms)
 
 
 def test_evidence_against_is_kept():

@@ -30,6 +30,8 @@ class Contributions:
         name: the photograph's file name, for display.
         picture: the photograph, at most 1600 pixels long, for display.
         model: the model in words.
+        taylor: names of operations of the head that have no frozen form and were expanded to first
+            order instead (Eq. 6); what that leaves over is in the bias.
     """
 
     values: Float[Tensor, "h w d"]
@@ -39,6 +41,7 @@ class Contributions:
     name: str = "image"
     picture: Image.Image | None = field(default=None, repr=False)
     model: str = ""
+    taylor: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         h, w = self.frame.grid_hw
@@ -52,10 +55,11 @@ class Contributions:
 
     def __repr__(self) -> str:
         h, w, d = self.values.shape
-        return f"Contributions({self.name!r}, {h}×{w} cells, {d} dimensions)"
+        taylor = f"; first order only: {', '.join(self.taylor)}" if self.taylor else ""
+        return f"Contributions({self.name!r}, {h}×{w} cells, {d} dimensions{taylor})"
 
     def at(self, xy: Sequence[float]) -> Float[Tensor, " d"]:
-        """V at a point of the photograph, in pixels; bilinear between cell centres."""
+        """v at a point of the photograph, in pixels; bilinear between cell centres."""
         return self._weighted(self.frame.point_weights(xy))
 
     def within(

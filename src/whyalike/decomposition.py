@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whyalike.errors import CompletenessError
 from whyalike.heads import Split, is_identity, leading_linear
-from whyalike.surrogates import frozen_gates
+from whyalike.surrogates import FrozenGates
 
 Head = Callable[[Tensor], Tensor]
 
@@ -51,10 +52,16 @@ def tolerance(A: Tensor, E: Tensor) -> float:
     return max(found, TF32_TOLERANCE) if A.is_cuda and found > 1e-9 and tf32 else found
 
 
-def from_split(
-    split: Split, A: Float[Tensor, "n c h w"]
-) -> tuple[Float[Tensor, "n cells d"], Float[Tensor, "n d"]]:
-    """V and b of a head that is a known pooling and a projection: the fast path.
+class Decomposition(NamedTuple):
+    """v and b of a batch, and the names of operations that were only expanded to first order."""
+
+    v: Float[Tensor, "n cells d"]
+    b: Float[Tensor, "n d"]
+    taylor: frozenset[str] = frozenset()
+
+
+def from_split(split: Split, A: Float[Tensor, "n c h w"]) -> Decomposition:
+    """v and b of a head that is a known pooling and a projection: the fast path.
 
     The cells' parts of the pooled vector are known in closed form; each is a tangent of
     one forward-mode derivative of the projection, which only ever sees vectors.
@@ -78,21 +85,21 @@ def from_split(
         pooled = split.pool(A)
         shape = split.shape
     if is_identity(project):
-        return parts, offset
+        return Decomposition(parts, offset)
     n, cells, _ = parts.shape
     tangents = torch.cat([parts.transpose(0, 1), (pooled - offset)[None]])
-    value, pushed = _push(
+    value, pushed, taylor = _push(
         in_dtype(project, dtype),
         pooled.reshape(n, *shape),
         tangents.reshape(cells + 1, n, *shape),
     )
-    return pushed[:-1].transpose(0, 1), value - pushed[-1]
+    return Decomposition(pushed[:-1].transpose(0, 1), value - pushed[-1], taylor)
 
 
 def from_head(
     head: Head | nn.Module, A: Float[Tensor, "n c h w"], chunk_bytes: int = CHUNK_BYTES
-) -> tuple[Float[Tensor, "n cells d"], Float[Tensor, "n d"]]:
-    """V and b of any differentiable head: the generic path.
+) -> Decomposition:
+    """v and b of any differentiable head: the generic path.
 
     One forward-mode derivative of the whole head for each cell, in chunks of cells whose tangents
     take at most `chunk_bytes`.
@@ -102,13 +109,13 @@ def from_head(
     run = in_dtype(head, dtype) if isinstance(head, nn.Module) else head
     h, w = A.shape[-2:]
     chunk = max(1, chunk_bytes // max(1, A.numel() * A.element_size()))
-    value, along = _push(run, A, A[None])
+    value, along, taylor = _push(run, A, A[None])
     parts = []
     for start in range(0, h * w, chunk):
         cells = torch.arange(start, min(start + chunk, h * w), device=A.device)
         masks = torch.nn.functional.one_hot(cells, h * w).to(dtype).view(-1, 1, 1, h, w)
         parts.append(_push(run, A, masks * A)[1])
-    return torch.cat(parts).transpose(0, 1), value - along[0]
+    return Decomposition(torch.cat(parts).transpose(0, 1), value - along[0], taylor)
 
 
 def check(
@@ -142,14 +149,23 @@ _one_at_a_time = threading.RLock()
 """Forward-mode levels are the process's, not the thread's."""
 
 
-def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """A head's value (n, d) and derivatives (k, n, d) along k tangents, with its gates frozen."""
+def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, frozenset[str]]:
+    """A head's value (n, d) and derivatives (k, n, d) along k tangents, with its gates frozen.
+
+    With them come the names of the operations that are not frozen but expanded to first order.
+    """
+    taylor: frozenset[str] = frozenset()
+
+    def frozen(x: Tensor) -> Tensor:
+        nonlocal taylor
+        x = x.clone()  # a head that works in place may do so, on its own copy
+        with FrozenGates(x) as gates:
+            E = run(x)
+        taylor = gates.taylor(E)
+        return E
 
     def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
-        # The clone lets a head that works in place do so, on its own copy.
-        value, pushed = torch.func.jvp(  # type: ignore[misc]
-            lambda x: run(x.clone()), (at,), (tangent,)
-        )
+        value, pushed = torch.func.jvp(frozen, (at,), (tangent,))  # type: ignore[misc]
         return value, pushed
 
     # Only the plain form of attention has a forward-mode derivative on every device.
@@ -159,12 +175,11 @@ def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
         torch.no_grad(),
         torch.autocast(at.device.type, enabled=False),
         sdpa_kernel(SDPBackend.MATH),
-        frozen_gates(),
     ):
         # torch's own, when its forward-mode rules are first loaded
         warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
         value, pushed = torch.vmap(along, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
-    return value, pushed
+    return value, pushed, taylor
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> Head:

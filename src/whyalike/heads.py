@@ -8,6 +8,7 @@ by what it *computes* on random maps, not by the names of its modules.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class _Tracer(fx.Tracer):
         return m in self.whole or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.GraphModule | None:
+def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.Graph | None:
     """The part of a network that runs from a layer's output to its own, or None.
 
     None where the network cannot be traced (its control flow looks at values), where the layer is
@@ -56,20 +57,41 @@ def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.G
         net: the network.
         layer: the name of the module to cut behind.
         before: names of modules that finish before the layer does, which need not be traceable.
+
+    Returns:
+        A graph of one input; `fx.GraphModule(net, graph)` runs it with the weights of the moment.
     """
     module = net.get_submodule(layer)
     try:
-        graph = _Tracer({module, *map(net.get_submodule, before)}).trace(net)
+        with kept_as_is(net):
+            graph = _Tracer({module, *map(net.get_submodule, before)}).trace(net)
     except Exception:  # whatever a stranger's forward raises on a proxy: it is just not traceable
         return None
     cuts = [
         n for n in graph.nodes if n.op == "call_module" and net.get_submodule(n.target) is module
     ]
-    return _tail(net, graph, cuts[0]) if len(cuts) == 1 else None
+    return _tail(graph, cuts[0]) if len(cuts) == 1 else None
 
 
-def _tail(root: nn.Module, graph: fx.Graph, start: fx.Node) -> fx.GraphModule | None:
-    """The part of a graph after one node as a module of one input, if it needs no other."""
+@contextmanager
+def kept_as_is(net: nn.Module) -> Iterator[None]:
+    """Undo what a network's forward leaves on its modules, such as `self.last = x`.
+
+    Within it, x may be a stand-in for a tensor, which must not be met outside.
+    """
+    kept = [(m, dict(m.__dict__), dict(m._buffers)) for m in net.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in kept:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+
+
+def _tail(graph: fx.Graph, start: fx.Node) -> fx.Graph | None:
+    """The part of a graph after one node as a graph of one input, if it needs no other."""
     (output,) = (node for node in graph.nodes if node.op == "output")
     tail = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {start: tail.placeholder("A")}
@@ -94,7 +116,7 @@ def _tail(root: nn.Module, graph: fx.Graph, start: fx.Node) -> fx.GraphModule | 
     for node in reversed(list(graph.nodes)):
         if node in constants and not copied[node].users:
             tail.erase_node(copied[node])
-    return fx.GraphModule(root, tail)
+    return tail
 
 
 def recognise(head: fx.GraphModule, A: Float[Tensor, "n c h w"]) -> Split | None:
@@ -105,31 +127,37 @@ def recognise(head: fx.GraphModule, A: Float[Tensor, "n c h w"]) -> Split | None
     flattening, dropout (in eval mode) and identities fall to the pooling's side.
 
     Args:
-        head: from `trace_head` or `trace_module`.
+        head: a traced head.
         A: a map (n, c, h, w) of the kind that the head takes; its values are not looked at.
     """
     if A.shape[-1] * A.shape[-2] == 1:
         return None  # every pooling of one cell is the same
-    probe = _random_like(A)
-    values = _Values(head)
-    try:
-        values.run(probe.clone())
-    except Exception:  # the network's own forward will say what is wrong, not this trial
-        return None
+    # At several sizes, as a clamp or GeM's lower bound shows itself at some only.
+    scales = (1e-2, 1.0, 1e2) if A.element_size() < 4 else (1e-5, 1e-2, 1.0, 1e2, 1e4)
+    probes = [_random_like(A) * scale for scale in scales]
+    runs = []
+    for probe in probes:
+        values = _Values(head)
+        try:
+            with kept_as_is(head):
+                values.run(probe.clone())
+        except Exception:  # the network's own forward will say what is wrong, not this trial
+            return None
+        runs.append(values.seen)
     numbers = list(_scalars(head))
     found: tuple[fx.Node, Pool] | None = None
     for node in _bottlenecks(head.graph):
-        value = values.seen.get(node)
-        pool = None if value is None else _which_pool(probe, value, numbers)
-        if pool is not None:
-            found = (node, pool)
+        if all(node in seen for seen in runs):
+            pool = _which_pool(probes, [seen[node] for seen in runs], numbers)
+            found = found if pool is None else (node, pool)
     if found is None:
         return None
     node, pool = found
-    project = _tail(head, head.graph, node)
-    if project is None:
+    shape = tuple(runs[0][node].shape[1:])
+    tail = _tail(head.graph, node)
+    if tail is None:
         return None
-    return Split(pool, _as_chain(project), tuple(values.seen[node].shape[1:]))
+    return Split(pool, _as_chain(fx.GraphModule(head, tail)), shape)
 
 
 def leading_linear(project: nn.Module) -> tuple[nn.Linear, nn.Module] | None:
@@ -240,31 +268,36 @@ def _scalars(head: fx.GraphModule) -> Iterator[float | Tensor]:
                 yield float(argument)
 
 
-def _which_pool(A: Tensor, value: Tensor, numbers: list[float | Tensor]) -> Pool | None:
-    """The pooling of A that a value is, judged by its numbers."""
-    n, c, h, w = A.shape
-    if value.shape[0] != n or not value.is_floating_point():
+def _which_pool(
+    maps: list[Tensor], values: list[Tensor], numbers: list[float | Tensor]
+) -> Pool | None:
+    """The pooling that some maps' values are, judged by their numbers."""
+    n, c, h, w = maps[0].shape
+    if values[0].shape[0] != n or not values[0].is_floating_point():
         return None
-    flat = value.flatten(1)
+    size = values[0][0].numel()
     kinds: tuple[Kind, ...]
-    if flat.shape[1] == c:
+    if size == c:
         kinds = ("mean", "max")
-    elif flat.shape[1] == c * h * w and value.dim() == 2:
+    elif size == c * h * w and values[0].dim() == 2:
         kinds = ("flatten",)
     else:
         return None
     candidates = [Pool(kind, rectify=r) for kind in kinds for r in (False, True)]
-    if flat.shape[1] == c:
+    if size == c:
         exponents = [p for p in numbers if _is_exponent(p, c)]
         bounds = {1e-6} | {x for x in numbers if isinstance(x, float) and 0 < x < 0.1}
         candidates += [Pool("gem", p=p, eps=eps) for p in exponents for eps in sorted(bounds)]
-    tolerance = 1e-9 if A.dtype == torch.float64 else 1e-5 if A.dtype == torch.float32 else 1e-2
-    for pool in candidates:
-        expected = pool(A)
-        atol = tolerance * float(expected.abs().max())
-        if torch.allclose(flat.to(expected.dtype), expected, rtol=tolerance, atol=atol):
-            return pool
-    return None
+    pairs = list(zip(maps, values, strict=True))
+    return next((pool for pool in candidates if all(_agree(pool(A), v) for A, v in pairs)), None)
+
+
+def _agree(expected: Tensor, value: Tensor) -> bool:
+    exact = {torch.float64: 1e-9, torch.float32: 1e-5}
+    tolerance = max(exact.get(t.dtype, 1e-2) for t in (expected, value))
+    found = value.flatten(1).to(expected.dtype)
+    atol = tolerance * float(expected.abs().max())
+    return torch.allclose(found, expected, rtol=tolerance, atol=atol)
 
 
 def _is_exponent(p: float | Tensor, channels: int) -> bool:

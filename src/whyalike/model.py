@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, overload
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from whyalike import decomposition
 from whyalike.contributions import Contributions
-from whyalike.errors import LayerError, OutputError
+from whyalike.decomposition import Decomposition
+from whyalike.errors import CompletenessError, LayerError, OutputError
 from whyalike.geometry import Frame
-from whyalike.heads import Split, describe, recognise, trace_head
+from whyalike.heads import Split, describe, kept_as_is, recognise, trace_head
 from whyalike.pooling import Kind, Pool
 from whyalike.preprocess import Photograph, Preprocess, Source, all_finite, load_photograph
 from whyalike.probe import (
+    check_channels_first,
     check_embeddings,
     check_eval,
     check_layer_name,
@@ -113,7 +116,7 @@ class EmbeddingModel(nn.Module):
         self.preprocess = preprocess
         # By shape, type and device of the map; not modules of ours, as they share the net's.
         self._heads: dict[Any, tuple[nn.Module | None, Split | None]] = {}
-        self._before: frozenset[str] = frozenset()
+        self._graph: fx.Graph | None = None
         self._found: str | None = None
         if layer is not None:
             check_layer_name(net, layer)
@@ -173,7 +176,8 @@ class EmbeddingModel(nn.Module):
             by_size.setdefault(photograph.tensor.shape, []).append(index)
         results: dict[int, Contributions] = {}
         for members in by_size.values():
-            v, b, E, grid_hw = self.decompose(torch.stack([photographs[i].tensor for i in members]))
+            tensors = torch.stack([photographs[i].tensor for i in members])
+            v, b, E, grid_hw, taylor = self.decompose(tensors)
             for row, i in enumerate(members):
                 photo = photographs[i]
                 results[i] = Contributions(
@@ -184,39 +188,74 @@ class EmbeddingModel(nn.Module):
                     name=photo.name,
                     picture=photo.picture,
                     model=self.description,
+                    taylor=taylor,
                 )
         return [results[i] for i in range(len(photographs))]
 
     def decompose(
         self, images: Float[Tensor, "n 3 H W"]
     ) -> tuple[
-        Float[Tensor, "n cells d"], Float[Tensor, "n d"], Float[Tensor, "n d"], tuple[int, int]
+        Float[Tensor, "n cells d"],
+        Float[Tensor, "n d"],
+        Float[Tensor, "n d"],
+        tuple[int, int],
+        tuple[str, ...],
     ]:
         """v, b, E and the grid (h, w) of a batch of preprocessed images, in one forward pass.
 
-        E is the embedding that this pass of the network returned, in float32 at least.
+        E is the embedding that this pass of the network returned, in float32 at least. Last come
+        the names of the operations of the head that could only be expanded to first order.
         """
         if self._found is None:
             self._probe(images.shape[1:])
         check_eval(self.net)
         images = self.to_net(images)
         A, E = self._run(images)
+        tolerance = decomposition.tolerance(A, E)
+        *others, last = self._ways(A, images)
+        for way in others:
+            with suppress(CompletenessError, RuntimeError):
+                return self._checked(way(), A, E, tolerance)
+        return self._checked(last(), A, E, tolerance)
+
+    def _ways(self, A: Tensor, images: Tensor) -> Iterator[Callable[[], Decomposition]]:
+        """Ways to decompose the head, each to be tried if the one before did not add up.
+
+        The first is the head as it was found. It may have been changed since (trained, replaced,
+        moved), so the second finds it again. The last takes nothing for granted.
+        """
         head, split = self._head_for(A)
         if split is not None:
-            v, b = decomposition.from_split(split, A)
-            cause = (
-                f"the head after {self.layer!r} was taken for {split.pool} → "
-                f"{describe(split.project) or 'nothing more'}: is the network deterministic, and "
-                f"was it changed since?"
-            )
-        else:
-            v, b = decomposition.from_head(head or self._rerun(images), A)
-            cause = (
-                f"running the head after {self.layer!r} again gave another embedding: it is not "
-                f"deterministic, or keeps a state"
-            )
-        b = decomposition.check(v, b, E, cause, decomposition.tolerance(A, E))
-        return v, b, E.to(v.dtype), (A.shape[-2], A.shape[-1])
+            yield lambda: decomposition.from_split(split, A)
+        elif head is not None:
+            yield lambda: decomposition.from_head(head, A)
+
+        def again() -> Decomposition:
+            self._heads.clear()
+            split = self._head_for(A)[1]
+            return generic() if split is None else decomposition.from_split(split, A)
+
+        def generic() -> Decomposition:
+            head = self._head_for(A)[0]
+            return decomposition.from_head(head or self._rerun(images), A)
+
+        if head is not None:
+            yield again
+        yield generic
+
+    def _checked(
+        self, found: Decomposition, A: Tensor, E: Tensor, tolerance: float
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int], tuple[str, ...]]:
+        cause = (
+            f"run again, the head after {self.layer!r} does not give the embedding that the "
+            f"network returned: it is not deterministic, keeps a state, or looks at more than "
+            f"the map"
+        )
+        if found.b.shape != E.shape:
+            raise CompletenessError(f"{tuple(found.b.shape)} is not {tuple(E.shape)}: {cause}")
+        b = decomposition.check(found.v, found.b, E, cause, tolerance)
+        grid_hw = (A.shape[-2], A.shape[-1])
+        return found.v, b, E.to(found.v.dtype), grid_hw, tuple(sorted(found.taylor))
 
     # -- running the network -------------------------------------------------------------------
 
@@ -264,12 +303,7 @@ class EmbeddingModel(nn.Module):
                 f"layer {self.layer!r} must give one feature map (N, C, h, w) for {len(images)} "
                 f"images; came {came}; choose a convolutional layer"
             )
-        channels, h, w = A.shape[1:]
-        if channels <= 2 * h and w > 8 * h:
-            raise LayerError(
-                f"layer {self.layer!r} must give maps with channels first, (N, C, h, w); "
-                f"{tuple(A.shape)} looks like channels last; permute it in a module of your own"
-            )
+        check_channels_first(A, images, self.layer)
         if not all_finite(A):
             raise OutputError(f"the feature map of layer {self.layer!r} holds NaN or infinity")
         return A, E
@@ -281,7 +315,7 @@ class EmbeddingModel(nn.Module):
         run = decomposition.in_dtype(self.net, dtype)
 
         def head(A: Tensor) -> Tensor:
-            with decomposition.replaced_output(layer, A):
+            with kept_as_is(self.net), decomposition.replaced_output(layer, A):
                 return run(images.to(dtype))
 
         return head
@@ -300,8 +334,10 @@ class EmbeddingModel(nn.Module):
             if own is not None and isinstance(pooling, _PoolModule):
                 shape = (pooling(A).shape[1],)
                 return own, Split(pooling.pool, own.get_submodule("project"), shape)
-            traced = trace_head(self.net, self.layer, self._before)
-            return traced or own, None if traced is None else recognise(traced, A)
+            if self._graph is None:
+                return own, None
+            head = fx.GraphModule(self.net, self._graph)
+            return head, recognise(head, A)
 
     # -- what must hold before anything is explained --------------------------------------------
 
@@ -315,7 +351,8 @@ class EmbeddingModel(nn.Module):
             self.layer = last_map(type(self.net).__name__, order)
         finished = [name for name, _ in order]
         before = finished[: finished.index(self.layer)] if self.layer in finished else []
-        self._before = frozenset(before)
+        # Once, as tracing is not safe while another thread runs a network.
+        self._graph = trace_head(self.net, self.layer, before)
         A, E = self._run(images)
         check_per_image(self._run(images[:1])[1], E[:1])
         _, split = self._head_for(A)

@@ -42,8 +42,8 @@ class Match(NamedTuple):
     """A link between a region of the query and one of the reference.
 
     query_xyxy, reference_xyxy: boxes in pixels of the photographs.
-    value: what the two carry together, in units of cosine.
-    share: value / similarity.
+    value: what the two carry together, in units of cosine; below zero it speaks against the match.
+    share: value / similarity; NaN where that is exactly zero.
     """
 
     query_xyxy: XYXY
@@ -98,13 +98,20 @@ class Pair:
         """The four terms of Eq. 5; `sum(pair.terms)` is the similarity."""
         vq, vr = self.query.total().cpu().double(), self.reference.total().cpu().double()
         bq, br = self.query.bias.cpu().double(), self.reference.bias.cpu().double()
-        return Terms(*((x / self._norms).item() for x in (vq @ vr, bq @ vr, vq @ br, bq @ br)))
+        norms = self._lengths[0] * self._lengths[1]
+        return Terms(*((x / norms).item() for x in (vq @ vr, bq @ vr, vq @ br, bq @ br)))
+
+    @property
+    def taylor(self) -> tuple[str, ...]:
+        """Operations that were only expanded to first order; the remainder is in the bias."""
+        return tuple(sorted({*self.query.taylor, *self.reference.taylor}))
 
     @property
     def model(self) -> str:
-        """The network in words; both, where query and reference have one each."""
+        """The network in words (both, where query and reference have one each)."""
         q, r = self.query.model, self.reference.model
-        return q if q == r else f"query: {q}; reference: {r}"
+        words = q if q == r else f"query: {q}; reference: {r}"
+        return words + (f"; first order only: {', '.join(self.taylor)}" if self.taylor else "")
 
     def overall_map(self, side: Side = "reference", bias: bool = False) -> Float[Tensor, "h w"]:
         """What each cell of one image carries of the similarity.
@@ -115,7 +122,7 @@ class Pair:
                 ("Decomposition+Bias"), which adds what the cell has with the other image's bias.
         """
         mine, other = self._sides(side)
-        return mine.map(other.embedding if bias else other.total()) / self._norms
+        return self._map(mine, other.embedding if bias else other.total())
 
     def point_map(
         self, query_xy: Sequence[float] | None = None, reference_xy: Sequence[float] | None = None
@@ -129,9 +136,9 @@ class Pair:
         if (query_xy is None) == (reference_xy is None):
             raise RegionError("a point map starts from one point; give query_xy or reference_xy")
         if query_xy is not None:
-            return self.reference.map(self.query.at(query_xy)) / self._norms
+            return self._map(self.reference, self.query.at(query_xy))
         assert reference_xy is not None
-        return self.query.map(self.reference.at(reference_xy)) / self._norms
+        return self._map(self.query, self.reference.at(reference_xy))
 
     def region_map(
         self,
@@ -154,32 +161,34 @@ class Pair:
             raise RegionError("a region map starts from one region; give one box or one mask")
         if given[0] or given[1]:
             u = self.query.within(query_xyxy, mask=query_mask)
-            return self.reference.map(u) / self._norms
+            return self._map(self.reference, u)
         u = self.reference.within(reference_xyxy, mask=reference_mask)
-        return self.query.map(u) / self._norms
+        return self._map(self.query, u)
 
     def matrix(self) -> Float[Tensor, "hq wq hr wr"]:
         """v^q_ij·v^r_xy for all pairs of cells; its sum is `terms.pairs`."""
-        q = self.query.values / self._norms
-        return torch.einsum("ijd,xyd->ijxy", q, self.reference.values)
+        q, r = (c.values / length for c, length in zip(self._both, self._lengths, strict=True))
+        return torch.einsum("ijd,xyd->ijxy", q, r)
 
     def matches(self, k: int = 10) -> list[Match]:
         """The strongest links between regions, strongest first, each region used once.
 
         A region is a block of cells, about a fifth of the grid in each direction; its link is
-        the sum of the matrix over both blocks. Blocks of the query do not overlap, nor do those
-        of the reference, so the shares of different links count nothing twice.
+        the sum of the matrix over both blocks, for the match or (below zero) against it. Blocks of
+        the query do not overlap, nor do those of the reference, so the shares of different links
+        count nothing twice.
         """
         sizes = [tuple(math.ceil(n / 5) for n in c.frame.grid_hw) for c in self._both]
         blocks_q, blocks_r = (
-            _block_sums(c.values, size) for c, size in zip(self._both, sizes, strict=True)
+            _block_sums(c.values / norm, size)
+            for c, size, norm in zip(self._both, sizes, self._lengths, strict=True)
         )
-        links = (blocks_q.flatten(0, 1) / self._norms) @ blocks_r.flatten(0, 1).T
+        links = blocks_q.flatten(0, 1) @ blocks_r.flatten(0, 1).T
         found: list[Match] = []
         while len(found) < k:
-            best = int(links.argmax())
+            best = int(links.abs().argmax())
             value = links.flatten()[best].item()
-            if not value > 0:
+            if value == 0:
                 break
             boxes = []
             for axis, (c, blocks, size) in enumerate(
@@ -190,7 +199,8 @@ class Pair:
                 boxes.append(c.frame.cell_xyxy(row, column, *size))
                 near = _overlapping(row, column, size, blocks.shape[:2]).to(links.device)
                 links[near if axis == 0 else slice(None), slice(None) if axis == 0 else near] = 0
-            found.append(Match(boxes[0], boxes[1], value, value / self.similarity))
+            share = value / self.similarity if self.similarity else math.nan
+            found.append(Match(boxes[0], boxes[1], value, share))
         return found
 
     def save(self, *paths: str | PathLike[str], **options: Any) -> None:
@@ -213,9 +223,14 @@ class Pair:
         return self.query, self.reference
 
     @cached_property
-    def _norms(self) -> float:
-        q, r = (c.embedding.cpu().double().norm() for c in self._both)
-        return (q * r).item()
+    def _lengths(self) -> tuple[float, float]:
+        q, r = (c.embedding.cpu().double().norm().item() for c in self._both)
+        return q, r
+
+    def _map(self, mine: Contributions, u: Tensor) -> Tensor:
+        """v·u / (|E||E'|), each divided by its own length first, as products may overflow."""
+        length, length_u = self._lengths if mine is self.query else self._lengths[::-1]
+        return mine.map(u / length_u) / length
 
     def _sides(self, side: Side) -> tuple[Contributions, Contributions]:
         if side not in ("query", "reference"):

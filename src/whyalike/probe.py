@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ from whyalike.preprocess import all_finite
 
 def check_layer_name(net: nn.Module, layer: str) -> None:
     """Refuse a layer that the network does not have, with the names that are near."""
-    names = [name for name, _ in net.named_modules() if name]
+    names = [name for name, _ in net.named_modules(remove_duplicate=False) if name]
     if layer in names:
         return
     near = difflib.get_close_matches(layer, names, n=4, cutoff=0.3)
@@ -51,7 +52,8 @@ def finishing_order(net: nn.Module, images: Tensor) -> list[tuple[str, str]]:
 
 def last_map(net_name: str, order: list[tuple[str, str]]) -> str:
     """The layer to cut at where none is named: the last that gives a map."""
-    maps = [index for index, (_, kind) in enumerate(order) if kind == "map"]
+    runs = Counter(name for name, _ in order)
+    maps = [i for i, (name, kind) in enumerate(order) if kind == "map" and runs[name] == 1]
     if not maps:
         raise LayerError(
             f"{net_name} has no module that gives a feature map (N, C, h, w) of more than one cell"
@@ -109,6 +111,20 @@ def check_embeddings(E: Any, n: int) -> Tensor:
     if not E.any(dim=1).all():
         raise OutputError("the network returned an embedding of length zero: no cosine exists")
     return E
+
+
+def check_channels_first(A: Tensor, images: Tensor, layer: str) -> None:
+    """Refuse maps (N, h, w, C): the first two axes have the image's shape, the last two not."""
+
+    def fits(h: int, w: int) -> bool:
+        return 2 / 3 < (h / w) / (images.shape[-2] / images.shape[-1]) < 3 / 2
+
+    a, b, c = A.shape[1:]
+    if fits(a, b) and not fits(b, c):
+        raise LayerError(
+            f"layer {layer!r} must give maps with channels first, (N, C, h, w); {tuple(A.shape)} "
+            f"looks like channels last; permute it in a module of your own"
+        )
 
 
 def check_per_image(alone: Tensor, together: Tensor) -> None:

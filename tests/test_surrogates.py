@@ -1,0 +1,209 @@
+"""Gates held at their values, however a head writes them, against heads with the gates written out.
+
+Each case gives a head and, beside it, the affine map that it should be at one image: the same head
+with every gate computed once and kept as a number.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import whyalike as wa
+from nets import C, H, W, images, randomise, trunk
+from whyalike import decomposition
+
+SIZE = wa.Preprocess(size=(12, 20))
+
+
+def layer_norm_by_hand(A: Tensor, at: Tensor) -> Tensor:
+    u = at.mean(1, keepdim=True)
+    sigma = ((at - u).pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+    return ((A - A.mean(1, keepdim=True)) / sigma).mean((2, 3))
+
+
+def written_layer_norm(A: Tensor) -> Tensor:
+    u = A.mean(1, keepdim=True)
+    s = (A - u).pow(2).mean(1, keepdim=True)
+    return ((A - u) / torch.sqrt(s + 1e-6)).mean((2, 3))
+
+
+def pooled(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
+
+
+def score(A: Tensor) -> Tensor:
+    return A.sum(1, keepdim=True)
+
+
+# name: (the head of A, the same with its gates as numbers: of A, linear, and of `at`)
+CASES = {
+    "layer norm, written out": (written_layer_norm, layer_norm_by_hand),
+    "layer norm through var": (
+        lambda A: pooled((A - A.mean(1, keepdim=True)) / (A.var(1, keepdim=True) + 1e-6).sqrt()),
+        lambda A, at: pooled((A - A.mean(1, keepdim=True))
+                             / (at.var(1, keepdim=True) + 1e-6).sqrt())),
+    "hard-swish": (lambda A: pooled(F.hardswish(A)),
+                   lambda A, at: pooled(A * F.relu6(at + 3) / 6)),
+    "hard-swish, written out": (lambda A: pooled(A * F.relu6(A + 3) / 6),
+                                lambda A, at: pooled(A * F.relu6(at + 3) / 6)),
+    "swish, written out": (lambda A: pooled(A * A.sigmoid()),
+                           lambda A, at: pooled(A * at.sigmoid())),
+    "swish, by expit in place": (lambda A: pooled(A.mul(torch.special.expit(A))),
+                                 lambda A, at: pooled(A * at.sigmoid())),
+    "squeeze and excite": (
+        lambda A: pooled(A * torch.sigmoid(A.mean((2, 3)).flip(1)).view(-1, C, 1, 1)),
+        lambda A, at: pooled(A * torch.sigmoid(at.mean((2, 3)).flip(1)).view(-1, C, 1, 1))),
+    "one more than a gate": (lambda A: pooled(A * (1 + score(A).sigmoid())),
+                             lambda A, at: pooled(A * (1 + score(at).sigmoid()))),
+    "softplus gate": (lambda A: pooled(A * F.softplus(score(A))),
+                      lambda A, at: pooled(A * F.softplus(score(at)))),
+    "glu": (lambda A: pooled(F.glu(A, dim=1)),
+            lambda A, at: pooled(A[:, : C // 2] * at[:, C // 2 :].sigmoid())),
+    "tanh times sigmoid": (
+        lambda A: pooled(A.tanh() * score(A).sigmoid()),
+        lambda A, at: pooled(A * (at.tanh() / at) * score(at).sigmoid())),
+    "softmax over the cells": (
+        lambda A: (A.flatten(2) * score(A).flatten(2).softmax(2)).sum(2),
+        lambda A, at: (A.flatten(2) * score(at).flatten(2).softmax(2)).sum(2)),
+    "softmax, by matmul": (
+        lambda A: (A.flatten(2) @ F.softmax(score(A).flatten(2), 2).transpose(1, 2)).squeeze(2),
+        lambda A, at: (A.flatten(2) * score(at).flatten(2).softmax(2)).sum(2)),
+    "attention, by parts": (
+        lambda A: ((A.flatten(2).mT @ A.flatten(2)).softmax(2) @ A.flatten(2).mT).mean(1),
+        lambda A, at: ((at.flatten(2).mT @ at.flatten(2)).softmax(2) @ A.flatten(2).mT).mean(1)),
+    "unit length": (lambda A: F.normalize(pooled(A)),
+                    lambda A, at: pooled(A) / pooled(at).norm(dim=1, keepdim=True)),
+    "over its norm": (lambda A: pooled(A) / pooled(A).norm(dim=1, keepdim=True),
+                      lambda A, at: pooled(A) / pooled(at).norm(dim=1, keepdim=True)),
+    "over the root of its squares": (
+        lambda A: pooled(A) / pooled(A).pow(2).sum(1, keepdim=True).sqrt(),
+        lambda A, at: pooled(A) / pooled(at).norm(dim=1, keepdim=True)),
+    "times rsqrt": (lambda A: pooled(A) * torch.rsqrt((pooled(A) ** 2).sum(1, keepdim=True)),
+                    lambda A, at: pooled(A) / pooled(at).norm(dim=1, keepdim=True)),
+    "times one over": (lambda A: pooled(A) * (1 / pooled(A).norm(dim=1, keepdim=True)),
+                       lambda A, at: pooled(A) / pooled(at).norm(dim=1, keepdim=True)),
+    "instance norm": (
+        lambda A: F.instance_norm(A).amax((2, 3)),
+        lambda A, at: ((A - A.mean((2, 3), keepdim=True))
+                       / (at.var((2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
+                       ).flatten(2).gather(2, at.flatten(2).argmax(2, keepdim=True)).squeeze(2)),
+    "selu in place": (lambda A: pooled(torch.selu_(A)),
+                      lambda A, at: pooled(A * F.selu(at) / at)),
+    "gelu by name": (lambda A: pooled(F.gelu(input=A)), lambda A, at: pooled(A * F.gelu(at) / at)),
+    "relu6": (lambda A: pooled(F.relu6(A)), lambda A, at: pooled(A * F.relu6(at) / at)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gates_are_held_however_they_are_written(name):
+    head, held = CASES[name]
+    A = torch.randn(2, C, H, W, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = decomposition.from_head(head, A)
+    assert found.taylor == frozenset()
+    expected = torch.zeros_like(found.v)
+    for cell in range(H * W):
+        alone = torch.zeros_like(A).flatten(2)
+        alone[..., cell] = A.flatten(2)[..., cell]
+        nothing = held(torch.zeros_like(A), A)
+        expected[:, cell] = held(alone.view_as(A), A) - nothing
+    torch.testing.assert_close(found.v, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.v.sum(1) + found.b, head(A.clone()), rtol=1e-9, atol=1e-9)
+
+
+class AttentionPool(nn.Module):
+    """As CLIP's ResNets pool: the mean attends to the cells."""
+
+    def __init__(self, need_weights: bool = True, **options) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(C, 2, batch_first=True, **options)
+        self.need_weights = need_weights
+
+    def forward(self, A: Tensor) -> Tensor:
+        tokens = A.flatten(2).transpose(1, 2)
+        query = tokens.mean(1, keepdim=True)
+        return self.attention(query, tokens, tokens, need_weights=self.need_weights)[0][:, 0]
+
+
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_bias_kv": True},
+                                     {"add_zero_attn": True}, {"kdim": C, "vdim": C}])  # fmt: skip
+def test_multi_head_attention_holds_its_weights(need_weights, options):
+    pool = randomise(AttentionPool(need_weights, **options))
+    A = torch.randn(2, C, H, W, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = decomposition.from_head(pool, A)
+    assert found.taylor == frozenset()
+    tokens = A.flatten(2).transpose(1, 2)
+    layer = pool.attention
+    _, weights = layer(tokens.mean(1, keepdim=True), tokens, tokens, average_attn_weights=False)
+    same = layer.in_proj_weight is not None
+    to_value = layer.in_proj_weight.chunk(3)[2] if same else layer.v_proj_weight
+    values = (tokens @ to_value.T).view(2, H * W, 2, C // 2)  # n, cell, head, channel
+    mixed = weights[:, :, 0, : H * W].transpose(1, 2)[..., None] * values
+    expected = mixed.flatten(2) @ layer.out_proj.weight.T
+    torch.testing.assert_close(found.v, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.v.sum(1) + found.b, pool(A), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("head", "names"),
+    [
+        (lambda A: pooled(A * A.flip(1)), {"mul"}),
+        (lambda A: pooled(A.exp()), {"exp"}),
+        (lambda A: pooled(A).softmax(1), {"softmax"}),
+        (lambda A: pooled(A.abs().sqrt().sin()), {"sqrt", "sin"}),
+        (lambda A: pooled(A.exp() / A.exp().sum(1, keepdim=True)), {"exp"}),
+        (lambda A: pooled(A) / pooled(A).exp().sum(1, keepdim=True), set()),
+        (lambda A: pooled(A) + 0 * A.detach().exp().sum(), set()),
+    ],
+)
+def test_what_is_only_expanded_to_first_order_is_named(head, names):
+    A = torch.randn(2, C, H, W, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = decomposition.from_head(head, A)
+    assert found.taylor == names
+    torch.testing.assert_close(found.v.sum(1) + found.b, head(A), rtol=1e-9, atol=1e-9)
+
+
+def test_the_names_reach_the_user():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = trunk()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return pooled(self.trunk(x).exp())
+
+    model = wa.EmbeddingModel.from_module(randomise(Net()), "trunk", SIZE)
+    pair = wa.explain_pair(model, *images(2))
+    assert pair.taylor == pair.query.taylor == ("exp",)
+    assert pair.model.endswith("first order only: exp")
+    assert "first order only: exp" in repr(pair.query)
+
+
+@pytest.mark.parametrize("end", [torch.sigmoid, F.hardsigmoid, F.softplus, torch.tanh])
+def test_a_gate_that_ends_a_head_still_gives_contributions(end):
+    """y = y(0) + x·(y − y(0))/x: what the cells carry is not lost in the bias."""
+    A = torch.randn(1, C, H, W, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    found = decomposition.from_head(lambda A: end(pooled(A)), A)
+    x = pooled(A)
+    start = end(torch.zeros_like(x))
+    expected = A.flatten(2).mT / (H * W) * ((end(x) - start) / x)[:, None]
+    torch.testing.assert_close(found.v, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found.b, start, rtol=1e-9, atol=1e-9)
+
+
+def test_values_do_not_change_and_nothing_stays_behind():
+    x = torch.randn(2, C, generator=torch.Generator().manual_seed(4))
+    plain = F.gelu(x), F.layer_norm(x, (C,)), F.softmax(x, 1)
+    decomposition.from_head(lambda A: F.gelu(pooled(A)), torch.randn(1, C, H, W))
+    for before, after in zip(
+        plain, (F.gelu(x), F.layer_norm(x, (C,)), F.softmax(x, 1)), strict=True
+    ):
+        assert torch.equal(before, after)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        decomposition.from_head(
+            lambda A: (_ for _ in ()).throw(RuntimeError("on purpose")), x[..., None, None]
+        )
+    y = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.gelu(y).sum(), y)
+    assert not torch.allclose(gradient, F.gelu(x) / x)
