@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import whyalike
-from whyalike.cli import main
+from whyalike.cli import cli, main
 
 FACTORY = """
 import torch, whyalike as wa
@@ -21,6 +22,32 @@ def model():
                              wa.Preprocess(size=(24, 40)))
 def broken():
     return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 8, 8)).eval()
+def grey():
+    return wa.EmbeddingModel(torch.nn.Conv2d(1, 8, 8, 8), "mean", None, wa.Preprocess(size=32))
+def grey_net():
+    return torch.nn.Sequential(torch.nn.Conv2d(1, 8, 8, 8), torch.nn.AdaptiveAvgPool2d(1),
+                               torch.nn.Flatten())
+def raises():
+    raise ValueError("no weights\\nanywhere")
+def leaves():
+    raise SystemExit("bye")
+def needs(weights):
+    pass
+class Late(torch.nn.Conv2d):
+    made = False
+    def forward(self, x):
+        if self.made:
+            raise KeyError("late")
+        return super().forward(x)
+def late():
+    net = Late(3, 8, 8, 8).eval()
+    model = wa.EmbeddingModel(net, "mean", None, wa.Preprocess(size=32))
+    net.made = True
+    return model
+def talks():
+    print("hello from the factory")
+    return model()
+instance = model()
 """
 
 
@@ -33,6 +60,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "broken.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:400])
     (tmp_path / "text.png").write_text("not an image\nat all")
     (tmp_path / "mine.py").write_text(FACTORY)
+    (tmp_path / "wrong.py").write_text("def model(:")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(3)")
+    (tmp_path / "link.png").symlink_to("b.png")
     return tmp_path
 
 
@@ -96,15 +126,36 @@ BAD = {
     "layer": (["a.jpg", "b.png", "--layer", "0"], "already cut at"),
     "model": (["a.jpg", "b.png", "--model", "nothing"], "came 'nothing'"),
     "model fails": (["a.jpg", "b.png", "--model", "mine:broken"], "must return embeddings (N, d)"),
-    "checkpoint": (["a.jpg", "b.png", "--checkpoint", "text.png"], "text.png: cannot be read"),
+    "checkpoint": (["a.jpg", "b.png", "--checkpoint", "text.png"], "text.png: is not a torch file"),
     "option": (["a.jpg", "b.png", "--nonsense"], "No such option"),
     "one image": (["a.jpg"], "Missing argument 'REFERENCE'"),
+    "factory raises": (["--model", "mine:raises"], "mine:raises() raised ValueError: no weights"),
+    "factory leaves": (["--model", "mine:leaves"], "mine:leaves() raised SystemExit: bye"),
+    "factory needs": (
+        ["--model", "mine:needs"],
+        "called without arguments, and missing a required",
+    ),
+    "one channel": (["--model", "mine:grey"], "mine:grey() raised RuntimeError: Given groups=1"),
+    "its probe": (["--model", "mine:grey_net"], "running the network raised RuntimeError: Given"),
+    "it fails later": (["--model", "mine:late"], "running the network raised KeyError: 'late'"),
+    "no module": (["--model", ":x"], "came ':x'"),
+    "relative module": (["--model", ".mine:model"], "came '.mine:model'"),
+    "import fails": (
+        ["--model", "wrong:model"],
+        "for the model 'wrong:model' raised SyntaxError: ",
+    ),
+    "import leaves": (["--model", "leaving:model"], "raised SystemExit: 3"),
+    "long name": (["-o", "n" * 300 + ".html"], "cannot be written: File name too long"),
+    "the photograph": (["-o", "./b.png"], "b.png: is one of the inputs"),
+    "the same by a link": (["-o", "link.png"], "link.png: is one of the inputs"),
+    "checkpoint is a folder": (["--checkpoint", "."], ".: is a folder"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(name, folder, monkeypatch, capsys):
     arguments, message = BAD[name]
+    arguments = ["a.jpg", "b.png", *arguments] if arguments[0].startswith("-") else arguments
     model = [] if "--model" in arguments else ["--model", "mine:model"]
     before = sorted(p.name for p in folder.iterdir())
     monkeypatch.chdir(folder)
@@ -140,16 +191,122 @@ def test_an_output_that_cannot_be_written_leaves_the_others_unwritten(folder):
     assert not list(folder.glob(".whyalike-*"))
 
 
+HEAVY = "assert not {'torch', 'timm', 'numpy', 'matplotlib', 'rich'} & set(sys.modules)"
+
+
 def test_help_does_not_wait_for_torch(folder):
     code = (
         "import sys; from whyalike.cli import cli\n"
         "try: cli(['--help'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'torch', 'timm', 'numpy', 'matplotlib', 'rich'} & set(sys.modules)"
+        f"except SystemExit: pass\n{HEAVY}"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "whyalike explain a.jpg b.jpg" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["a.jpg", "no.jpg"], ["a.jpg", "."], ["a.jpg", "b.png", "-o", "pair.bmp"],
+     ["a.jpg", "b.png", "-o", "no/pair.html"], ["a.jpg", "b.png", "-o", "b.png"],
+     ["a.jpg", "b.png", "--checkpoint", "no.pt"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_files_are_looked_at_before_torch_is_there(arguments, folder):
+    code = (
+        "import sys; from whyalike.cli import cli, main\n"
+        "sys.argv = ['whyalike', 'explain', *sys.argv[1:]]\n"
+        f"try: main()\nexcept SystemExit as stopped: assert stopped.code == 2\n{HEAVY}"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", [None, *cli.commands])
+def test_each_example_of_the_help_is_a_line(name):
+    command = cli.commands[name] if name else cli
+    printed = CliRunner().invoke(cli, [name, "--help"] if name else ["--help"]).output
+    assert "\\" not in printed
+    assert "\b" not in printed
+    examples = [line.strip() for line in command.help.splitlines() if "  whyalike " in line]
+    assert examples
+    for example in examples:
+        assert f"\n    {example}\n" in printed
+
+
+def test_what_a_factory_prints_is_not_among_the_numbers(folder):
+    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:talks", "--json")
+    assert json.loads(done.stdout)["similarity"]
+    assert done.stderr == "hello from the factory\n"
+
+
+def test_a_module_may_be_named_as_it_is(folder):
+    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:instance")
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_output_named_twice_is_written_once(folder):
+    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:model",
+               "-o", "pair.npz", "-o", "./pair.npz", "-o", str(folder / "pair.npz"))  # fmt: skip
+    assert done.stdout.count("wrote") == 1
+
+
+def test_standard_output_that_is_full_or_closed(folder):
+    explain = f"{sys.executable} -m whyalike explain a.jpg b.png --model mine:model --json"
+    endings = ["</dev/null | true", ">&-"] + ["> /dev/full"] * os.path.exists("/dev/full")
+    for ending in endings:
+        command = f"set -o pipefail; {explain} {ending}"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2, (ending, done)
+        assert done.stderr.startswith("whyalike: standard output cannot be written: "), done
+        assert len(done.stderr.splitlines()) == 1
+
+
+def in_process(monkeypatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["whyalike", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code
+
+
+def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
+    def fail(*_):
+        raise LookupError("first\nsecond")
+
+    monkeypatch.setattr("whyalike.cli._folder", fail)
+    monkeypatch.delenv("WHYALIKE_DEBUG", raising=False)
+    assert in_process(monkeypatch, "demo") == 2
+    assert capsys.readouterr().err == (
+        "whyalike: unexpected LookupError: first (set WHYALIKE_DEBUG=1 for the traceback)\n"
+    )
+    monkeypatch.setenv("WHYALIKE_DEBUG", "1")
+    with pytest.raises(LookupError):
+        main()
+
+
+@pytest.mark.parametrize("pattern", ["[", "nothing*"])
+def test_a_pattern_that_matches_nothing(pattern, monkeypatch, capsys):
+    assert in_process(monkeypatch, "models", pattern) == 2
+    assert f"no convolutional network of timm matches '{pattern}'" in capsys.readouterr().err
+
+
+def test_without_a_network_timm_fails_soon_and_in_one_line(folder):
+    """A name that nobody may have (RFC 2606) stands for the hub."""
+    environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    environment |= {"HF_ENDPOINT": "http://hub.invalid", "HF_HOME": str(folder / "cache")}
+    environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-m", "whyalike", "explain", "a.jpg", "b.png"]
+    done = subprocess.run(
+        [*command, "--model", "timm:resnet10t"],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=40, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("whyalike: timm cannot make 'resnet10t' with its weights: ")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_version_and_models(folder):

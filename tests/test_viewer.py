@@ -795,6 +795,20 @@ def test_two_on_one_page_are_apart(open_page: Open, data: dict[str, Any]) -> Non
 
 
 @pytest.mark.browser
+def test_matches_without_a_share_say_their_value(open_page: Open, data: dict[str, Any]) -> None:
+    """As of two images whose similarity is exactly 0."""
+    matches = [{**match, "share": None} for match in data["matches"]]
+    tab = open_page(page({**data, "similarity": 0.0, "matches": matches}))
+    choose(tab, "Matches")
+    said = [number(text) for text in tab.locator(".wa-label text").all_text_contents()]
+    values = [match["value"] for match in matches]
+    assert sorted(said) == pytest.approx(sorted(values), rel=5e-3)
+    buttons = tab.locator(".wa-matches button")
+    assert [number(text) for text in buttons.all_inner_texts()] == pytest.approx(values, rel=5e-3)
+    assert "%" not in "".join(buttons.all_inner_texts()) + readout(tab)
+
+
+@pytest.mark.browser
 def test_data_of_another_format_are_refused(open_page: Open, data: dict[str, Any]) -> None:
     tab = open_page(host({**data, "format": 2}))
     message = tab.evaluate(

@@ -93,6 +93,11 @@ def test_layer_and_preprocess_can_be_chosen():
         ("nowhere.at_all:make", "cannot import 'nowhere.at_all'"),
         ("math:sine", "math has no function 'sine'; it has: "),
         ("math:pi", "no function 'pi'"),
+        ("math:sqrt", r"math:sqrt is called without arguments, and missing a required argument"),
+        (":make", "came ':make'"),
+        (".mine:make", "came '.mine:make'"),
+        ("mine:", "came 'mine:'"),
+        ("mine:make:more", "came 'mine:make:more'"),
         ("platform:machine", "must return an nn.Module or an EmbeddingModel; came str"),
         ("https://example.org/net.pt", "came"),
     ],
@@ -115,6 +120,12 @@ def net():
 def model():
     return wa.EmbeddingModel(torch.nn.Conv2d(3, 8, 8, 8), "max", torch.nn.Linear(8, 4),
                              wa.Preprocess(size=32))
+instance = net()
+def grey():
+    return torch.nn.Sequential(torch.nn.Conv2d(1, 8, 8, 8), torch.nn.AdaptiveAvgPool2d(1),
+                               torch.nn.Flatten())
+def raises():
+    raise ValueError("first\\nsecond")
 """
 
 
@@ -132,6 +143,11 @@ def test_factories(factory):
     assert "max → Linear(8→4)" in repr(wa.load(f"{factory}:model"))
     with pytest.raises(LayerError, match="already cut at 'features'"):
         wa.load(f"{factory}:model", layer="0")
+    assert wa.load(f"{factory}:instance").net is sys.modules[factory].instance
+    with pytest.raises(ModelError, match=r"my_models:raises\(\) raised ValueError: first$"):
+        wa.load(f"{factory}:raises")
+    with pytest.raises(ModelError, match=r"running the network raised RuntimeError: Given groups"):
+        wa.load(f"{factory}:grey")
 
 
 def small() -> nn.Sequential:
@@ -192,6 +208,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError) as error:
             read_checkpoint(tmp_path / name)
         assert "\n" not in str(error.value)
+        if not name.endswith("safetensors"):
+            assert "holds more than weights (it would run code when loaded)" in str(error.value)
     assert "WHYALIKE_PWNED" not in os.environ
 
 
@@ -211,6 +229,24 @@ def test_checkpoints_that_do_not_fit(tmp_path):
         load_checkpoint(small(), tmp_path / "half.pt")
     with pytest.raises(CheckpointError, match="no such file"):
         load_checkpoint(small(), tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="is a folder; a checkpoint is a safetensors or"):
+        load_checkpoint(small(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", r"cannot be read as weights \(EOFError\)"),
+        (b"hello world", r"cannot be read as weights \(KeyError: 101\)"),
+        (b"PK\x03\x04 and no more", r"weights \(RuntimeError: PytorchStreamReader .*saving\.\)"),
+        (b"\x80\x02\xffnothing", r"is not a torch file, or holds more .* when loaded\)"),
+    ],
+    ids=["empty", "text", "half a zip", "half a pickle"],
+)
+def test_files_that_are_no_checkpoint_are_named_in_whole_sentences(content, reason, tmp_path):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{reason}; save the state dict alone"):
+        read_checkpoint(tmp_path / "a.pt")
 
 
 def test_the_list_of_timm_names():

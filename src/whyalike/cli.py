@@ -5,18 +5,31 @@ torch and all that needs it is imported inside the commands, so that `--help` an
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import logging
+import math
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from whyalike import __version__
-from whyalike.errors import OutputFileError, WhyalikeError
+from whyalike.errors import (
+    CheckpointError,
+    ImageError,
+    ModelError,
+    OutputFileError,
+    WhyalikeError,
+    in_one_line,
+)
+from whyalike.files import check_input, check_outputs
 
 if TYPE_CHECKING:
     from whyalike.model import EmbeddingModel
@@ -77,7 +90,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print the numbers 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="whyalike")
 def cli() -> None:
-    r"""Why are these two images alike?
+    """Why are these two images alike?
 
     Shows, exactly, which regions of two images carry the similarity that an embedding model
     gives them.
@@ -97,7 +110,7 @@ def cli() -> None:
 )
 @_json
 def demo(folder: str, as_json: bool) -> None:
-    r"""Explain two photographs that are here already, with the default network.
+    """Explain two photographs that are here already, with the default network.
 
     Needs no download. Writes pair.html and pair.png into a folder.
 
@@ -106,6 +119,7 @@ def demo(folder: str, as_json: bool) -> None:
       whyalike demo
       whyalike demo --out /tmp/demo --json
     """
+    outputs = check_outputs([_folder(folder) / name for name in ("pair.html", "pair.png")])
     with _working("loading the default network"):
         from whyalike.data.samples import demo_pair
         from whyalike.pair import explain_pair
@@ -114,7 +128,6 @@ def demo(folder: str, as_json: bool) -> None:
         model = load()
     with _working("explaining"):
         pair = explain_pair(model, *demo_pair())
-        outputs = [str(_folder(folder) / name) for name in ("pair.html", "pair.png")]
         pair.save(*outputs, points=_demo_points(pair))
     _report(pair, outputs, as_json)
 
@@ -158,7 +171,7 @@ def explain(
     outputs: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    r"""Explain why QUERY and REFERENCE are alike.
+    """Explain why QUERY and REFERENCE are alike.
 
     Prints the similarity and its four terms; writes an interactive page, a figure, or arrays.
     Pixels are those of the files, after EXIF orientation.
@@ -170,27 +183,36 @@ def explain(
       whyalike explain a.jpg b.jpg --model timm:resnet50 --layer layer3 -o pair.npz
       whyalike explain a.jpg b.jpg --model mymodels:make --checkpoint weights.safetensors --json
     """
+    inputs = [query, reference]
+    for photograph in inputs:
+        check_input(photograph, ImageError, "check the path of the image")
+    if checkpoint is not None:
+        check_input(checkpoint, CheckpointError, "a checkpoint is a safetensors or torch file")
+        inputs.append(checkpoint)
+    paths = check_outputs(outputs, inputs)
     with _working("loading the network"):
-        from whyalike.pair import explain_pair
-
         loaded = _load(model, layer, checkpoint, pretrained, device)
     with _working("explaining"):
-        pair = explain_pair(loaded, query, reference)
+        from whyalike.pair import explain_pair
+        from whyalike.zoo import blaming
+
+        with blaming("running the network"):
+            pair = explain_pair(loaded, query, reference)
         maps: dict[str, list[tuple[Any, Any]]] = {
             "points": [(p, pair.point_map(query_xy=p)) for p in points],
             "regions": [(r, pair.region_map(query_xyxy=r)) for r in regions],
         }
-    if outputs:
+    if paths:
         with _working("writing"):
-            pair.save(*outputs, points=points, regions=regions, bias=bias)
-    _report(pair, outputs, as_json, bias=bias, **maps)
+            pair.save(*paths, points=points, regions=regions, bias=bias)
+    _report(pair, paths, as_json, bias=bias, **maps)
 
 
 @cli.command()
 @click.argument("pattern", default="*")
 @_json
 def models(pattern: str, as_json: bool) -> None:
-    r"""List the models that `--model` can name, those of timm by a PATTERN.
+    """List the models that `--model` can name, those of timm by a PATTERN.
 
     \b
     Examples:
@@ -202,19 +224,26 @@ def models(pattern: str, as_json: bool) -> None:
 
         names = from_timm.names(pattern)
         weights = {name: from_timm.has_weights(name) for name in names}
+    if not names:
+        raise ModelError(
+            f"no convolutional network of timm matches {pattern!r}; `whyalike models` lists them"
+        )
     if as_json:
         found = [{"model": f"timm:{n}", "pretrained": weights[n]} for n in names]
-        click.echo(json.dumps([{"model": "default", "pretrained": True}, *found]))
+        _print(json.dumps([{"model": "default", "pretrained": True}, *found]))
         return
-    click.echo("default                  EfficientNet-Lite0, ImageNet weights, no download")
-    click.echo("package.module:factory   a function of yours that returns a network")
-    click.echo(f"timm:NAME                {len(names)} convolutional networks of timm")
-    for name in names:
-        click.echo(f"  timm:{name}{'' if weights[name] else '   (no weights to download)'}")
+    _print(
+        "default                  EfficientNet-Lite0, ImageNet weights, no download",
+        "package.module:factory   a function of yours that returns a network",
+        f"timm:NAME                {len(names)} convolutional networks of timm",
+        *(f"  timm:{n}{'' if weights[n] else '   (no weights to download)'}" for n in names),
+    )
 
 
 def main() -> None:
-    """The entry point: every foreseen error is one line and exit code 2."""
+    """The entry point: an error is one line and exit code 2, or a traceback with WHYALIKE_DEBUG."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without × or →
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: _say(str(message))
@@ -229,17 +258,37 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message())
-    except WhyalikeError as error:
-        _fail(str(error))
+    except Exception as error:
+        if os.environ.get("WHYALIKE_DEBUG"):
+            raise
+        if isinstance(error, WhyalikeError):
+            _fail(str(error))
+        _fail(f"unexpected {in_one_line(error)} (set WHYALIKE_DEBUG=1 for the traceback)")
 
 
 def _say(message: str) -> None:
     click.echo("whyalike: " + " ".join(message.split()), err=True)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     _say(message)
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what it holds has no place to go to; let the exit not complain of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(2)
+
+
+def _print(*lines: str) -> None:
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        click.echo("\n".join(lines))
+    except OSError as error:
+        raise OutputFileError(
+            f"standard output cannot be written: {error.strerror or error}"
+        ) from error
 
 
 def _load(
@@ -249,6 +298,8 @@ def _load(
     pretrained: bool,
     device: str | None,
 ) -> EmbeddingModel:
+    if spec is not None and spec.startswith("timm:") and pretrained and checkpoint is None:
+        _hush_hub()
     from whyalike.zoo import load
 
     if "" not in sys.path and "." not in sys.path:
@@ -256,16 +307,39 @@ def _load(
     return load(spec, layer=layer, checkpoint=checkpoint, pretrained=pretrained, device=device)
 
 
+def _hush_hub() -> None:
+    """Let the hub's client not talk in our place, nor try for a minute where there is no network.
+
+    It reads its settings when it is imported, and has none for retries. Where its name is not
+    known, it is told that it is offline; behind a proxy the name may be known to that alone. What
+    the user has set stays.
+    """
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if "HF_HUB_OFFLINE" in os.environ or getproxies():
+        return
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "//huggingface.co")).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 @contextmanager
 def _working(what: str) -> Iterator[None]:
-    """Say on a terminal what is being waited for; nothing in pipes."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
+    """Say on a terminal what is being waited for; what others print goes to stderr."""
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    with redirect_stdout(sys.stderr):
+        if sys.stderr is None or not sys.stderr.isatty():
+            yield
+            return
+        from rich.console import Console
 
-    with Console(stderr=True).status(f"{what} …"):
-        yield
+        with Console(stderr=True).status(f"{what} …"):
+            yield
 
 
 def _folder(name: str) -> Path:
@@ -284,7 +358,11 @@ def _demo_points(pair: Pair) -> list[tuple[float, float]]:
 
 
 def _report(
-    pair: Pair, outputs: Any, as_json: bool, bias: bool = False, **maps: list[tuple[Any, Any]]
+    pair: Pair,
+    outputs: Sequence[Path],
+    as_json: bool,
+    bias: bool = False,
+    **maps: list[tuple[Any, Any]],
 ) -> None:
     if as_json:
         found: dict[str, Any] = {
@@ -301,27 +379,28 @@ def _report(
                 "grid_hw": c.frame.grid_hw,
                 "overall_map": pair.overall_map(side, bias=bias).tolist(),
             }
-        found["matches"] = [match._asdict() for match in pair.matches()]
+        found["matches"] = [
+            {**match._asdict(), "share": match.share if math.isfinite(match.share) else None}
+            for match in pair.matches()
+        ]
         for name, key in (("points", "query_xy"), ("regions", "query_xyxy")):
             found[name] = [{key: at, "reference_map": m.tolist()} for at, m in maps.get(name, [])]
-        found["files"] = list(outputs)
-        click.echo(json.dumps(found))
+        found["files"] = [str(path) for path in outputs]
+        _print(json.dumps(found, allow_nan=False))
         return
-    click.echo(f"{pair.query.name}  ~  {pair.reference.name}")
-    click.echo(pair.model)
-    click.echo(f"\nsimilarity        {pair.similarity:+.8f}")
-    for label, value in zip(
-        ("regions × regions", "query's bias", "reference's bias", "bias × bias"),
-        pair.terms,
-        strict=True,
-    ):
-        click.echo(f"  {label:<18}{value:+.8f}")
+    lines = [
+        f"{pair.query.name}  ~  {pair.reference.name}",
+        pair.model,
+        f"\nsimilarity        {pair.similarity:+.8f}",
+    ]
+    labels = ("regions × regions", "query's bias", "reference's bias", "bias × bias")
+    lines += [f"  {label:<18}{value:+.8f}" for label, value in zip(labels, pair.terms, strict=True)]
     for name in ("points", "regions"):
         for at, values in maps.get(name, []):
             text = ",".join(f"{v:g}" for v in at)
-            click.echo(f"{name[:-1]} {text} carries {values.sum().item():+.8f} with all regions")
-    for path in outputs:
-        click.echo(f"wrote {path}")
+            total = values.sum().item()
+            lines.append(f"{name[:-1]} {text} carries {total:+.8f} with all regions")
+    _print(*lines, *(f"wrote {path}" for path in outputs))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from whyalike.contributions import Contributions
-from whyalike.geometry import XY, XYXY, Frame
+from whyalike.geometry import XY, XYXY, Frame, interpolation_weights
 from whyalike.pair import Pair
 
 Sign = Literal["both", "positive", "negative"]
@@ -41,7 +41,7 @@ def on_photograph(
     # Where each pixel's centre lies, in cells.
     x = ((np.arange(width) + 0.5) / sx - x0) / (x1 - x0)
     y = ((np.arange(height) + 0.5) / sy - y0) / (y1 - y0)
-    rows, columns = _interpolation(y * h, h), _interpolation(x * w, w)
+    rows, columns = interpolation_weights(y * h, h), interpolation_weights(x * w, w)
     big = rows @ values.detach().cpu().double().numpy() @ columns.T
     big[(y < 0) | (y > 1)] = np.nan
     big[:, (x < 0) | (x > 1)] = np.nan
@@ -215,12 +215,6 @@ class _Sheet:
 
 
 _TERM_NAMES = ("regions×regions", "bias×regions", "regions×bias", "bias×bias")
-
-
-def _interpolation(position: np.ndarray, n: int) -> np.ndarray:
-    """Weights (len(position), n) of linear interpolation between n centres, edges repeated."""
-    inside = np.clip(position, 0.5, n - 0.5)[:, None]
-    return np.maximum(0.0, 1.0 - np.abs(np.arange(n)[None, :] + 0.5 - inside))
 
 
 def _ground(picture: Image.Image, seen: np.ndarray) -> np.ndarray:

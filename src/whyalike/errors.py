@@ -43,3 +43,9 @@ class CompletenessError(WhyalikeError):
 
 class OutputFileError(WhyalikeError):
     """A result that cannot be written where, or as what, it was asked for."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """The kind of an exception and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ": ".join([type(error).__name__, *lines[:1]])

@@ -72,9 +72,9 @@ class Frame:
         self._check_inside("point", x, y, x, y)
         x0, y0, x1, y1 = self.view_xyxy
         h, w = self.grid_hw
-        columns = _hat((x - x0) / (x1 - x0) * w, w)
-        rows = _hat((y - y0) / (y1 - y0) * h, h)
-        return rows[:, None] * columns[None, :]
+        columns = interpolation_weights(np.array([(x - x0) / (x1 - x0) * w]), w)
+        rows = interpolation_weights(np.array([(y - y0) / (y1 - y0) * h]), h)
+        return rows[0, :, None] * columns[0, None, :]
 
     def box_coverage(self, xyxy: Sequence[float]) -> Float[np.ndarray, "h w"]:
         """Share of each cell's area that lies under a box; boxes that tile the view sum to 1.
@@ -147,10 +147,10 @@ class Frame:
             )
 
 
-def _hat(position: float, n: int) -> np.ndarray:
+def interpolation_weights(positions: Float[np.ndarray, " k"], n: int) -> Float[np.ndarray, "k n"]:
     """Weights of linear interpolation between n cell centres at 0.5, 1.5, ... , edges repeated."""
-    position = min(max(position, 0.5), n - 0.5)
-    return np.maximum(0.0, 1.0 - np.abs(np.arange(n) + 0.5 - position))
+    inside = np.clip(positions, 0.5, n - 0.5)[:, None]
+    return np.maximum(0.0, 1.0 - np.abs(np.arange(n)[None, :] + 0.5 - inside))
 
 
 def _overlap(edges: np.ndarray, n: int) -> np.ndarray:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import secrets
 import tempfile
 import webbrowser
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from whyalike import draw
-from whyalike.errors import OutputFileError
+from whyalike.files import check_outputs, write_whole
 from whyalike.geometry import XY, XYXY
 from whyalike.pair import Pair
 from whyalike.viewer import export
-
-ENDINGS = (".html", ".png", ".pdf", ".npz")
 
 
 def save_pair(
@@ -43,14 +39,7 @@ def save_pair(
     Raises:
         OutputFileError: another ending, or the file cannot be written.
     """
-    for path in map(Path, paths):
-        if path.suffix.lower() not in ENDINGS:
-            raise OutputFileError(
-                f"{path}: the ending says what to write, one of {', '.join(ENDINGS)}"
-            )
-        if path.is_dir() or not path.parent.is_dir():
-            raise OutputFileError(f"{path}: cannot be written; its folder must exist and hold no "
-                                  f"folder of that name")  # fmt: skip
+    places = check_outputs(paths)
 
     def write(path: Path, file: BinaryIO) -> None:
         match path.suffix.lower():
@@ -62,7 +51,7 @@ def save_pair(
                 made = draw.figure(pair, points=points, regions=regions, bias=bias)
                 made.savefig(file, format=ending[1:], dpi=300)
 
-    write_whole([Path(p) for p in paths], write)
+    write_whole(places, write)
 
 
 def arrays(
@@ -100,25 +89,6 @@ def arrays(
             [pair.region_map(query_xyxy=r).cpu().numpy() for r in regions]
         )
     return found
-
-
-def write_whole(paths: Sequence[Path], write: Callable[[Path, BinaryIO], None]) -> None:
-    """Write files beside their places, then put all in place: no reader sees half of one."""
-    with ExitStack() as undo:
-        done: list[tuple[Path, Path]] = []
-        for path in paths:
-            temporary = path.with_name(f".whyalike-{secrets.token_hex(8)}")
-            undo.callback(temporary.unlink, missing_ok=True)
-            try:
-                with temporary.open("xb") as file:
-                    write(path, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise OutputFileError(f"{path}: cannot be written: {error.strerror}") from error
-            done.append((temporary, path))
-        for temporary, path in done:
-            os.replace(temporary, path)
 
 
 def show_pair(pair: Pair) -> None:

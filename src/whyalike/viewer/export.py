@@ -7,6 +7,7 @@ import hashlib
 import html
 import io
 import json
+import math
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,7 +74,7 @@ def viewer_data(pair: Pair) -> dict[str, Any]:
                 "query_xyxy": [float(x) for x in match.query_xyxy],
                 "reference_xyxy": [float(x) for x in match.reference_xyxy],
                 "value": float(match.value),
-                "share": float(match.share),
+                "share": float(match.share) if math.isfinite(match.share) else None,
             }
             for match in _worth_a_line(pair.matches(k=10))
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -13,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from whyalike.errors import CheckpointError
+from whyalike.errors import CheckpointError, in_one_line
+from whyalike.files import check_input
 
 # What training code wraps a state dict in, and what parallel and compiled modules put before keys.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
@@ -62,20 +64,25 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Tensor]:
     Torch files are read with `weights_only=True`: no code in them is run.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; a checkpoint is a safetensors or torch file")
+    check_input(path, CheckpointError, "a checkpoint is a safetensors or torch file")
     content: Any
     try:
         if path.suffix == ".safetensors":
             content = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():  # of what it reads all the same
+                warnings.simplefilter("ignore")
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({_first(error)})") from error
+        raise CheckpointError(f"{path}: not a safetensors file ({in_one_line(error)})") from error
     except Exception as error:  # torch raises many kinds for damaged and for refused files
+        reason = f"cannot be read as weights ({in_one_line(error)})"
+        if isinstance(error, pickle.UnpicklingError) and "Weights only" in str(error):
+            reason = "holds more than weights (it would run code when loaded)"
+            if "Unsupported operand" in str(error):  # any bytes may look like one
+                reason = f"is not a torch file, or {reason}"
         raise CheckpointError(
-            f"{path}: cannot be read as weights alone ({_first(error)}); save the state dict, "
-            f"best as safetensors"
+            f"{path}: {reason}; save the state dict alone, best as safetensors"
         ) from error
     state = _unwrap(content)
     if not state:
@@ -110,7 +117,3 @@ def _listing(keys: list[str]) -> str:
 
 def _more(count: int) -> str:
     return f" and {count} more" if count > 0 else ""
-
-
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

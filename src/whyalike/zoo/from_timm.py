@@ -10,7 +10,7 @@ from timm.data.config import resolve_model_data_config
 from timm.models import is_model_pretrained, list_models
 from torch import nn
 
-from whyalike.errors import ModelError
+from whyalike.errors import ModelError, in_one_line
 from whyalike.preprocess import Preprocess
 
 # timm's modules whose networks end in a feature map (N, C, h, w). Others end in tokens.
@@ -44,7 +44,7 @@ def create(name: str, pretrained: bool = True) -> tuple[nn.Module, Preprocess]:
     try:
         net = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # a hub that is out of reach raises whatever its client raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = in_one_line(error).rstrip(".")
         raise ModelError(
             f"timm cannot make {name!r}"
             + (" with its weights" if pretrained else "")

@@ -25,7 +25,7 @@
  * scale × stored, or scale × q·r.
  * @typedef {({ encoding: "matrix", matrix: string } | { encoding: "factors", rank: number, query: string, reference: string }) & { scale: number, peak: number }} LinkData
  */
-/** @typedef {{ query_xyxy: XYXY, reference_xyxy: XYXY, value: number, share: number }} Match */
+/** @typedef {{ query_xyxy: XYXY, reference_xyxy: XYXY, value: number, share: number | null }} Match `share`: null where the similarity is 0 */
 /** @typedef {{ pairs: number, query_bias: number, reference_bias: number, bias_bias: number }} Terms */
 /** @typedef {{ format: 1, model: string, similarity: number, terms: Terms, query: PhotoData, reference: PhotoData, links: LinkData, matches: Match[] }} ViewerData */
 /** @typedef {{ side: Side, xy: XY } | { side: Side, xyxy: XYXY }} Mark a point or a region */
@@ -640,7 +640,8 @@ function fillMatches(list, matches) {
     button.type = "button";
     button.className = signClass(value);
     button.dataset.match = String(index);
-    button.append(inline("b", "", percent(share)), " ", inline("span", "", signed(value)));
+    if (share !== null) button.append(inline("b", "", percent(share)), " ");
+    button.append(inline("span", "", signed(value)));
     const item = document.createElement("li");
     item.append(button);
     list.append(item);
@@ -890,7 +891,7 @@ export function mount(element, data, options = {}) {
         ),
       );
       // A label takes the first free place along its line.
-      const text = percent(match.share);
+      const text = match.share === null ? signed(match.value) : percent(match.share);
       const half = 5 + text.length * 3.6;
       const spots = [0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73, 0.2, 0.8].map(along);
       const free = spots.find(([x, y]) =>
