@@ -301,3 +301,44 @@ def test_models_are_copied_and_pickled():
     expected = model.decompose(x)[0]
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         torch.testing.assert_close(other.decompose(x)[0], expected)
+
+
+def test_a_bad_image_in_a_batch_is_set_aside(tmp_path):
+    model = small(preprocess=SIZE)
+    (tmp_path / "bad.jpg").write_text("no image")
+    good = Image.effect_noise((40, 24), 50).convert("RGB")
+    sources = [good, tmp_path / "bad.jpg", good.rotate(180), tmp_path / "none.jpg"]
+    found = model.explain(sources, batch_size=3, strict=False)
+    assert [type(one) for one in found] == [
+        wa.Contributions,
+        ImageError,
+        wa.Contributions,
+        ImageError,
+    ]
+    assert "bad.jpg" in str(found[1])
+    torch.testing.assert_close(found[2].values, model.explain(sources[2]).values)
+    with pytest.raises(ImageError, match="bad.jpg"):
+        model.explain(sources)
+    ranking = wa.explain_ranking(model, good, sources, strict=False)
+    assert [type(one) for one in ranking] == [wa.Pair, ImageError, wa.Pair, ImageError]
+    assert ranking[0].similarity == pytest.approx(1)
+
+
+def test_arguments_of_the_wrong_kind():
+    model = small(preprocess=SIZE)
+    with pytest.raises(ModelError, match=r"came str; make one with whyalike\.load"):
+        wa.explain_pair("timm:resnet18", "a.jpg", "b.jpg")
+    with pytest.raises(ModelError, match="came function"):
+        wa.EmbeddingModel.from_module(lambda x: x)
+    with pytest.raises(ImageError, match="use explain_pair"):
+        wa.explain_ranking(model, images(1)[0], "abc.jpg")
+    with pytest.raises(ValueError, match="came 0"):
+        model.explain([], batch_size=0)
+    assert model.explain([]) == []
+
+
+def test_wrapped_networks_are_unwrapped():
+    net = randomise(Bad(lambda A: A.mean((2, 3))))
+    for wrapped in (nn.DataParallel(net), torch.compile(net, backend="eager")):
+        model = wa.EmbeddingModel.from_module(wrapped, "trunk", SIZE)
+        assert "→ mean →" in repr(model)

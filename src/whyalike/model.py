@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, overload
@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from whyalike import decomposition
 from whyalike.contributions import Contributions
 from whyalike.decomposition import Decomposition
-from whyalike.errors import CompletenessError, LayerError, OutputError
+from whyalike.errors import CompletenessError, ImageError, LayerError, ModelError, OutputError
 from whyalike.geometry import Frame
 from whyalike.heads import Split, describe, kept_as_is, recognise, trace_head
 from whyalike.pooling import Kind, Pool
@@ -98,6 +98,14 @@ class EmbeddingModel(nn.Module):
         Raises:
             LayerError: no such layer (the message names the near ones), or no map comes out of it.
         """
+        if not isinstance(net, nn.Module):
+            raise ModelError(
+                f"a network is a torch.nn.Module; came {type(net).__name__}; wrap a function in a "
+                f"module"
+            )
+        while isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        net = getattr(net, "_orig_mod", net)  # what torch.compile wraps
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model.training = False
@@ -145,15 +153,25 @@ class EmbeddingModel(nn.Module):
     def explain(
         self, images: list[Any] | tuple[Any, ...], *, batch_size: int = 32
     ) -> list[Contributions]: ...
+    @overload
     def explain(
-        self, images: Source | list[Any] | tuple[Any, ...], *, batch_size: int = 32
-    ) -> Contributions | list[Contributions]:
+        self, images: list[Any] | tuple[Any, ...], *, batch_size: int = 32, strict: bool
+    ) -> list[Contributions | ImageError]: ...
+    def explain(
+        self,
+        images: Source | list[Any] | tuple[Any, ...],
+        *,
+        batch_size: int = 32,
+        strict: bool = True,
+    ) -> Contributions | list[Contributions] | list[Contributions | ImageError]:
         """What each cell of an image gives to its embedding: E = Σ v + b, checked.
 
         Args:
             images: a path, bytes, a PIL image, an array (H, W, 3) of uint8, or a ready-made tensor
                 (3, H, W); or a list of them, which run in batches.
             batch_size: images in one forward pass.
+            strict: of a list, whether an image that cannot be read is raised; otherwise its
+                `ImageError` stands in its place, and the rest goes on.
 
         Raises:
             ImageError: an image cannot be read.
@@ -162,14 +180,24 @@ class EmbeddingModel(nn.Module):
         """
         if not isinstance(images, list | tuple):
             return self.explain([images])[0]
-        explained: list[Contributions] = []
+        if batch_size < 1:
+            raise ValueError(f"batch_size is 1 or more; came {batch_size}")
+        explained: list[Contributions | ImageError] = []
         for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            photographs = [load_photograph(source, self.preprocess) for source in batch]
-            explained += self._explain_batch(photographs)
+            loaded = [self._load(source, strict) for source in images[start : start + batch_size]]
+            good = self._explain_batch([one for one in loaded if isinstance(one, Photograph)])
+            explained += [one if isinstance(one, ImageError) else good.popleft() for one in loaded]
         return explained
 
-    def _explain_batch(self, photographs: Sequence[Photograph]) -> list[Contributions]:
+    def _load(self, source: Source, strict: bool) -> Photograph | ImageError:
+        try:
+            return load_photograph(source, self.preprocess)
+        except ImageError as error:
+            if strict:
+                raise
+            return error
+
+    def _explain_batch(self, photographs: Sequence[Photograph]) -> deque[Contributions]:
         """Those of one size share a forward pass."""
         by_size: dict[torch.Size, list[int]] = {}
         for index, photograph in enumerate(photographs):
@@ -190,7 +218,7 @@ class EmbeddingModel(nn.Module):
                     model=self.description,
                     taylor=taylor,
                 )
-        return [results[i] for i in range(len(photographs))]
+        return deque(results[i] for i in range(len(photographs)))
 
     def decompose(
         self, images: Float[Tensor, "n 3 H W"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whyalike.contributions import Contributions
-from whyalike.errors import CompletenessError, ModelError, RegionError
+from whyalike.errors import CompletenessError, ImageError, ModelError, RegionError
 from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
 from whyalike.preprocess import Source
@@ -260,12 +260,15 @@ def explain_pair(
     Raises:
         WhyalikeError: as `EmbeddingModel.explain`.
     """
+    _check_model(model)
     if reference_model is None or reference_model is model:
         return Pair(*model.explain([query, reference]))
+    _check_model(reference_model)
     q, r = model.explain(query), reference_model.explain(reference)
     return Pair(q, r.to(q.values.device))
 
 
+@overload
 def explain_ranking(
     model: EmbeddingModel,
     query: Source,
@@ -273,12 +276,49 @@ def explain_ranking(
     *,
     reference_model: EmbeddingModel | None = None,
     batch_size: int = 32,
-) -> list[Pair]:
-    """Explain one query against many references, which run in batches, in the order given."""
+) -> list[Pair]: ...
+@overload
+def explain_ranking(
+    model: EmbeddingModel,
+    query: Source,
+    references: Sequence[Source],
+    *,
+    reference_model: EmbeddingModel | None = None,
+    batch_size: int = 32,
+    strict: bool,
+) -> list[Pair | ImageError]: ...
+def explain_ranking(
+    model: EmbeddingModel,
+    query: Source,
+    references: Sequence[Source],
+    *,
+    reference_model: EmbeddingModel | None = None,
+    batch_size: int = 32,
+    strict: bool = True,
+) -> list[Pair] | list[Pair | ImageError]:
+    """Explain one query against many references, which run in batches, in the order given.
+
+    With `strict=False`, a reference that cannot be read is given as its `ImageError`, in its place.
+    """
+    if isinstance(references, str | bytes):
+        raise ImageError(
+            f"references are a list of images; came one, {references!r}; use explain_pair"
+        )
     tower = model if reference_model is None else reference_model
+    _check_model(model)
+    _check_model(tower)
     q = model.explain(query)
-    explained = tower.explain(list(references), batch_size=batch_size)
-    return [Pair(q, r.to(q.values.device)) for r in explained]
+    explained = tower.explain(list(references), batch_size=batch_size, strict=strict)
+    device = q.values.device
+    return [r if isinstance(r, ImageError) else Pair(q, r.to(device)) for r in explained]
+
+
+def _check_model(model: EmbeddingModel) -> None:
+    if not isinstance(model, EmbeddingModel):
+        raise ModelError(
+            f"a model is an EmbeddingModel; came {type(model).__name__}; make one with "
+            f"whyalike.load(...) or EmbeddingModel.from_module(network)"
+        )
 
 
 def _block_sums(
