@@ -317,7 +317,7 @@ def test_a_bad_image_in_a_batch_is_set_aside(tmp_path):
     ]
     assert "bad.jpg" in str(found[1])
     torch.testing.assert_close(found[2].values, model.explain(sources[2]).values)
-    with pytest.raises(ImageError, match="bad.jpg"):
+    with pytest.raises(ImageError, match=r"bad\.jpg"):
         model.explain(sources)
     ranking = wa.explain_ranking(model, good, sources, strict=False)
     assert [type(one) for one in ranking] == [wa.Pair, ImageError, wa.Pair, ImageError]
