@@ -185,3 +185,9 @@ def test_a_head_that_changes_between_runs_is_refused():
     model._probe(images(1).shape[1:])
     with pytest.raises(CompletenessError, match="it is not deterministic"):
         model.decompose(images(1))
+
+
+@pytest.mark.parametrize("project", ["none", "linear", "relu chain"])
+def test_contributions_carry_no_graph(project):
+    found = build("mean", project).decompose(images(1).requires_grad_())
+    assert not any(tensor.requires_grad for tensor in found[:3])

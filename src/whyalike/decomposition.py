@@ -60,6 +60,7 @@ class Decomposition(NamedTuple):
     taylor: frozenset[str] = frozenset()
 
 
+@torch.no_grad()
 def from_split(split: Split, A: Float[Tensor, "n c h w"]) -> Decomposition:
     """v and b of a head that is a known pooling and a projection: the fast path.
 
@@ -68,34 +69,38 @@ def from_split(split: Split, A: Float[Tensor, "n c h w"]) -> Decomposition:
     """
     dtype = accumulation_dtype(A.dtype)
     A = A.to(dtype)
-    project = split.project
-    if split.pool.kind == "flatten" and (first := leading_linear(project)) is not None:
-        # Not one long and mostly empty vector a cell, but the slice of the weights that it meets.
-        linear, project = first
-        A = A.relu() if split.pool.rectify else A
-        weight = linear.weight.to(dtype).view(linear.out_features, *A.shape[1:])
-        parts = torch.einsum("ochw,nchw->nhwo", weight, A).flatten(1, 2)
-        pooled = nn.functional.linear(A.flatten(1), weight.flatten(1))
-        offset = torch.zeros_like(pooled) if linear.bias is None else linear.bias.to(dtype)
-        offset = offset.expand_as(pooled)
-        pooled = pooled + offset
-        shape: tuple[int, ...] = (linear.out_features,)
-    else:
+    project, shape = split.project, split.shape
+    first = leading_linear(project) if len(shape) == 1 else None
+    if first is None:
         parts, offset = split.pool.cells(A)
-        pooled = split.pool(A)
-        shape = split.shape
+    else:
+        # A linear layer needs no derivative: it maps the cells' parts as it maps their sum.
+        linear, project = first
+        weight, shape = linear.weight.to(dtype), (linear.out_features,)
+        if split.pool.kind == "flatten":
+            # Not one long and mostly empty vector a cell, but the slice of the weights it meets.
+            A = A.relu() if split.pool.rectify else A
+            by_cell = weight.view(-1, *A.shape[1:])
+            parts = torch.einsum("ochw,nchw->nhwo", by_cell, A).flatten(1, 2)
+            offset = parts.new_zeros(len(A), linear.out_features)
+        else:
+            parts, offset = (nn.functional.linear(p, weight) for p in split.pool.cells(A))
+        if linear.bias is not None:
+            offset = offset + linear.bias.to(dtype)
     if is_identity(project):
         return Decomposition(parts, offset)
     n, cells, _ = parts.shape
-    tangents = torch.cat([parts.transpose(0, 1), (pooled - offset)[None]])
+    total = parts.sum(1)
+    tangents = torch.cat([parts.transpose(0, 1), total[None]])
     value, pushed, taylor = _push(
         in_dtype(project, dtype),
-        pooled.reshape(n, *shape),
+        (total + offset).reshape(n, *shape),
         tangents.reshape(cells + 1, n, *shape),
     )
     return Decomposition(pushed[:-1].transpose(0, 1), value - pushed[-1], taylor)
 
 
+@torch.no_grad()
 def from_head(
     head: Head | nn.Module, A: Float[Tensor, "n c h w"], chunk_bytes: int = CHUNK_BYTES
 ) -> Decomposition:
