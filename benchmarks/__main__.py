@@ -10,7 +10,7 @@ import click
 import torch
 from rich.console import Console
 
-from benchmarks.tables import UnavailableError, Table, machine
+from benchmarks.tables import Table, UnavailableError, machine
 
 NAMES = ["pair", "peers", "paths", "hover", "startup", "memory"]
 

@@ -50,7 +50,7 @@ def run() -> Table:
     rows = []
     for names, base in ((pair_tasks, "network"), (chunk_tasks, "chunk:0")):
         for name, task in names.items():
-            more = f"+{peaks[task] - peaks[base]:.0f}" if task != base else ""
+            more = f"{peaks[task] - peaks[base]:+.0f}" if task != base else ""
             rows.append([name, f"{peaks[task]:.0f}", more])
     return Table("Memory", ABOUT, ["process", "peak, MiB", "more, MiB"], rows)
 
@@ -77,7 +77,7 @@ def do(task: str) -> None:
         assert E.shape == (2, 512)
     elif task == "explain":
         explained = pair.explain(EmbeddingModel.from_module(net), images)
-        pair.check(explained, torch.stack([c.embedding for c in explained.pair._both]))
+        pair.check(explained, pair.embed(net, images))
 
 
 def through_any_head(chunk_bytes: int) -> None:
@@ -85,9 +85,9 @@ def through_any_head(chunk_bytes: int) -> None:
     torch.manual_seed(0)
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(CHANNELS, CHANNELS))
     A = torch.randn(1, CHANNELS, SIDE, SIDE).relu()
-    v, b = from_head(head.eval(), A, chunk_bytes)
+    found = from_head(head.eval(), A, chunk_bytes)
     with torch.no_grad():
-        assert torch.allclose(v.sum(1) + b, head(A), rtol=1e-4, atol=1e-5)
+        assert torch.allclose(found.v.sum(1) + found.b, head(A), rtol=1e-4, atol=1e-5)
 
 
 def peak_mib() -> float:

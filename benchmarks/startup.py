@@ -23,8 +23,9 @@ HELP_BUDGET = 0.5  # seconds
 ABOUT = f"""\
 Wall time of fresh Python processes, which take turns for {ROUNDS} rounds; the package is compiled
 to bytecode, as pip leaves it. `import whyalike` alone brings in nothing heavy; its names are
-imported when they are first used. The budgets are {IMPORT_BUDGET} × `import torch` and
-{HELP_BUDGET} s for the command's help, which does not import torch (checked)."""
+imported when they are first used, and `load` brings timm and torchvision, whose own import is in
+the table as well. The budgets are {IMPORT_BUDGET} × `import torch` and {HELP_BUDGET} s for the
+command's help, which does not import torch (checked)."""
 
 IMPORTS = {
     "python -c pass": "pass",
