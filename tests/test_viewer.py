@@ -22,6 +22,8 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 from torch import Tensor
 
+import whyalike as wa
+from whyalike.data.samples import demo_pair
 from whyalike.geometry import Frame
 from whyalike.viewer.export import page, viewer_data
 
@@ -542,6 +544,23 @@ def test_the_ledger_adds_up(tab: Page, data: dict[str, Any]) -> None:
     for value, bar in zip(numbers, bars, strict=True):  # all to one scale
         ratio = bars[4]["width"] / abs(numbers[4])
         assert bar["width"] == pytest.approx(max(1, ratio * abs(value)), abs=1.5)
+
+
+@pytest.mark.browser
+def test_a_pair_of_photographs_as_it_is_saved(browser: Browser, tmp_path: Path) -> None:
+    """The whole way: the default network, two photographs, pair.save, the page's ledger."""
+    pair = wa.explain_pair(wa.load(), *demo_pair())
+    pair.save(tmp_path / "pair.html")
+    tab = browser.new_page()
+    requests: list[str] = []
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto((tmp_path / "pair.html").as_uri())
+    settle(tab)
+    rows = tab.locator(".wa-ledger .wa-number").all_inner_texts()
+    numbers = [float(text.replace("−", "-")) for text in rows]
+    assert numbers == pytest.approx([*pair.terms, pair.similarity], abs=6e-7)
+    assert {url.split(":")[0] for url in requests} <= {"file", "data"}
+    tab.close()
 
 
 @pytest.mark.browser
