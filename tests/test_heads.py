@@ -148,7 +148,7 @@ def test_networks_of_torchvision(name):
     if name.startswith("vgg"):  # too large for the slow way; flatten is tested above
         return
     # The generic path knows nothing of poolings.
-    slow = decomposition.from_head(fx.GraphModule(net, model._graph), model.inspect(x)[0])
+    slow = decomposition.from_head(fx.GraphModule(net, model._cut._graph), model.inspect(x)[0])
     torch.testing.assert_close(v, slow.v, rtol=1e-3, atol=1e-4 * float(v.abs().max()))
     torch.testing.assert_close(b, slow.b, rtol=1e-3, atol=1e-4 * float(v.abs().max()))
 

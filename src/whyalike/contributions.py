@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,20 +13,44 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from whyalike.errors import RegionError
-from whyalike.geometry import Frame
+from whyalike.errors import CompletenessError, RegionError
+from whyalike.geometry import Frame, line_coverage
+
+
+class Linear(Protocol):
+    """A head as a linear map of its places, which computes what is asked for: n = 1 image."""
+
+    def push(
+        self, weights: Float[Tensor, "k n places"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "k n d"]]:
+        """E, and Σ w_i v_i."""
+        ...
+
+    def pull(
+        self, u: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n places"]]:
+        """E, and v_i · u."""
+        ...
+
+    def values(self) -> Float[Tensor, "n places d"]:
+        """All v."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """An embedding as a sum over the cells of its image: E = Σ_ij v_ij + b.
+    """An embedding as a sum over the cells of its image: E = Σ_ij v_ij + Σ_p v_p + b.
 
     E is the embedding before L2 normalisation. Everything that whyalike shows of a pair is made of
     these vectors (Zhu, Yang, Chen, IEEE TIP 2021, Eq. 4 and 5).
 
+    Where the head is known in closed form, all v are at hand. Else a map is one reverse-mode
+    derivative of the head, and the v of a point or region one forward-mode derivative, taken when
+    it is asked for; `values` takes one for each cell, once.
+
     Args:
-        values: v, (h, w, d).
-        bias: b, (d,): what no cell gives.
+        source: v, (h, w, d), or the head that they come from.
+        bias: b, (d,): what no place gives.
         embedding: E, (d,), as the network returned it.
         frame: where the cells lie on the photograph.
         name: the photograph's file name, for display.
@@ -32,9 +58,10 @@ class Contributions:
         model: the model in words.
         taylor: names of operations of the head that have no frozen form and were expanded to first
             order instead (Eq. 6); what that leaves over is in the bias.
+        prefix: v of tokens that are of the whole image (class, registers), (p, d); none by default.
     """
 
-    values: Float[Tensor, "h w d"]
+    source: Float[Tensor, "h w d"] | Linear
     bias: Float[Tensor, " d"]
     embedding: Float[Tensor, " d"]
     frame: Frame
@@ -42,11 +69,15 @@ class Contributions:
     picture: Image.Image | None = field(default=None, repr=False)
     model: str = ""
     taylor: tuple[str, ...] = ()
+    prefix: Float[Tensor, "p d"] | None = None
 
     def __post_init__(self) -> None:
         h, w = self.frame.grid_hw
         d = self.embedding.numel()
-        shapes = tuple(self.values.shape), tuple(self.bias.shape), tuple(self.embedding.shape)
+        if self.prefix is None:
+            object.__setattr__(self, "prefix", self.embedding.new_zeros(0, d))
+        of_values = tuple(self.source.shape) if isinstance(self.source, Tensor) else (h, w, d)
+        shapes = of_values, tuple(self.bias.shape), tuple(self.embedding.shape)
         if shapes != ((h, w, d), (d,), (d,)):
             raise ValueError(
                 f"values, bias and embedding have shapes {(h, w, d)}, {(d,)} and {(d,)}; came "
@@ -54,13 +85,26 @@ class Contributions:
             )
 
     def __repr__(self) -> str:
-        h, w, d = self.values.shape
+        (h, w), d, p = self.frame.grid_hw, len(self.embedding), len(self._prefix)
+        tokens = f", {p} prefix token{'s' if p > 1 else ''}" if p else ""
         taylor = f"; first order only: {', '.join(self.taylor)}" if self.taylor else ""
-        return f"Contributions({self.name!r}, {h}×{w} cells, {d} dimensions{taylor})"
+        return f"Contributions({self.name!r}, {h}×{w} cells{tokens}, {d} dimensions{taylor})"
+
+    @cached_property
+    def values(self) -> Float[Tensor, "h w d"]:
+        """V of every cell; from a head without a closed form this takes as many derivatives."""
+        if isinstance(self.source, Tensor):
+            return self.source
+        return self.source.values()[0, len(self._prefix) :].unflatten(0, self.frame.grid_hw)
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether `values` costs nothing."""
+        return isinstance(self.source, Tensor) or "values" in self.__dict__
 
     def at(self, xy: Sequence[float]) -> Float[Tensor, " d"]:
         """v at a point of the photograph, in pixels; bilinear between cell centres."""
-        return self._weighted(self.frame.point_weights(xy))
+        return self._weighted(self.frame.point_weights(xy)[None])[0]
 
     def within(
         self, xyxy: Sequence[float] | None = None, *, mask: np.ndarray | None = None
@@ -69,26 +113,79 @@ class Contributions:
         if (xyxy is None) == (mask is None):
             raise RegionError("a region is either a box (x1, y1, x2, y2) or a mask; give one")
         if mask is not None:
-            return self._weighted(self.frame.mask_coverage(mask))
+            return self._weighted(self.frame.mask_coverage(mask)[None])[0]
         assert xyxy is not None
-        return self._weighted(self.frame.box_coverage(xyxy))
+        return self._weighted(self.frame.box_coverage(xyxy)[None])[0]
 
     def map(self, u: Float[Tensor, " d"]) -> Float[Tensor, "h w"]:
         """v_ij · u for every cell, for any vector u: one operation serves every map."""
-        return self.values @ u.to(self.values)
+        u = u.to(self.embedding)
+        if isinstance(self.source, Tensor) or self.at_hand:
+            return self.values @ u
+        E, places = self.source.pull(u[None])
+        self._check_same(E)
+        return places[0, len(self._prefix) :].unflatten(0, self.frame.grid_hw)
 
     def total(self) -> Float[Tensor, " d"]:
         """Σ_ij v_ij."""
-        return self.values.sum((0, 1))
+        if isinstance(self.source, Tensor):
+            return self.source.sum((0, 1))
+        return self.embedding - self.rest
+
+    @property
+    def rest(self) -> Float[Tensor, " d"]:
+        """What no cell gives: the prefix tokens' v and b."""
+        return self._prefix.sum(0) + self.bias
+
+    def on_grid(self, grid_hw: tuple[int, int]) -> Contributions:
+        """The same contributions summed into the cells of a coarser grid, all v at hand.
+
+        A cell that lies in several of the new ones is shared among them by area.
+        """
+        (h, w), (rows, columns) = self.frame.grid_hw, grid_hw
+        if not (1 <= rows <= h and 1 <= columns <= w):
+            raise RegionError(f"a coarser grid than {h}×{w} is needed; came {rows}×{columns}")
+        if (rows, columns) == (h, w) and self.at_hand:
+            return self
+        by_row, by_column = line_coverage(rows, h), line_coverage(columns, w)
+        weights = np.einsum("ah,bw->abhw", by_row, by_column).reshape(-1, h, w)
+        summed = self._weighted(weights).unflatten(0, grid_hw)
+        return replace(self, source=summed, frame=replace(self.frame, grid_hw=grid_hw))
 
     def to(self, device: torch.device) -> Contributions:
-        """The same contributions on another device."""
+        """The same contributions on another device, all v at hand if it is another one."""
+        if device == self.embedding.device:
+            return self
         return replace(
             self,
-            values=self.values.to(device),
+            source=self.values.to(device),
             bias=self.bias.to(device),
             embedding=self.embedding.to(device),
+            prefix=self._prefix.to(device),
         )
 
-    def _weighted(self, weights: Float[np.ndarray, "h w"]) -> Float[Tensor, " d"]:
-        return torch.einsum("hw,hwd->d", torch.from_numpy(weights).to(self.values), self.values)
+    @property
+    def _prefix(self) -> Tensor:
+        assert self.prefix is not None
+        return self.prefix
+
+    def _weighted(self, weights: Float[np.ndarray, "k h w"]) -> Float[Tensor, "k d"]:
+        """Σ w_ij v_ij for k weightings of the cells."""
+        of_cells = torch.from_numpy(weights).to(self.embedding).flatten(1)
+        if isinstance(self.source, Tensor) or self.at_hand:
+            return of_cells @ self.values.flatten(0, 1)
+        none = of_cells.new_zeros(len(of_cells), len(self._prefix))
+        parts = []
+        for some in torch.cat([none, of_cells], 1).split(64):
+            E, pushed = self.source.push(some[:, None])
+            self._check_same(E)
+            parts.append(pushed[:, 0])
+        return torch.cat(parts)
+
+    def _check_same(self, E: Any) -> None:
+        gap = (E[0] - self.embedding).norm() / self.embedding.norm()
+        if not gap <= 1e-2:
+            raise CompletenessError(
+                f"{self.name!r} was explained with other weights than the network has now; its "
+                f"embedding differs by {gap.item():.2g} of its length; explain it again"
+            )

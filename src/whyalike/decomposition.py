@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whyalike.errors import CompletenessError
 from whyalike.heads import Split, is_identity, leading_linear
-from whyalike.surrogates import FrozenGates
+from whyalike.layout import Layout
+from whyalike.surrogates import Linearised, Surrogate
 
 Head = Callable[[Tensor], Tensor]
 
@@ -100,31 +101,97 @@ def from_split(split: Split, A: Float[Tensor, "n c h w"]) -> Decomposition:
     return Decomposition(pushed[:-1].transpose(0, 1), value - pushed[-1], taylor)
 
 
-@torch.no_grad()
-def from_head(
-    head: Head | nn.Module, A: Float[Tensor, "n c h w"], chunk_bytes: int = CHUNK_BYTES
-) -> Decomposition:
-    """v and b of any differentiable head: the generic path.
+class LinearHead:
+    """A head as the linear map of the places of its input: E = Σ_i s_i v_i + b at s = 1.
 
-    One forward-mode derivative of the whole head for each cell, in chunks of cells whose tangents
-    take at most `chunk_bytes`.
+    s_i says how present place i of the map is, and v_i = ∂E/∂s_i under the head's surrogate. So a
+    map v_i·u is one reverse-mode derivative, the sum of the v under a region one forward-mode
+    derivative, and the v themselves are only computed where they are asked for.
+
+    Args:
+        run: from the map at the cut to embeddings (n, d); deterministic.
+        A: the map, or tokens, that the head is linearised at; `n` images.
+        layout: which number of A is where.
+        surrogate: the linear surrogate.
     """
-    dtype = accumulation_dtype(A.dtype)
-    A = A.to(dtype)
-    run = in_dtype(head, dtype) if isinstance(head, nn.Module) else head
-    h, w = A.shape[-2:]
-    chunk = max(1, chunk_bytes // max(1, A.numel() * A.element_size()))
-    value, along, taylor = _push(run, A, A[None])
-    parts = []
-    for start in range(0, h * w, chunk):
-        cells = torch.arange(start, min(start + chunk, h * w), device=A.device)
-        masks = torch.nn.functional.one_hot(cells, h * w).to(dtype).view(-1, 1, 1, h, w)
-        parts.append(_push(run, A, masks * A)[1])
-    return Decomposition(torch.cat(parts).transpose(0, 1), value - along[0], taylor)
+
+    def __init__(
+        self,
+        run: Head | nn.Module,
+        A: Tensor,
+        layout: Layout | None = None,
+        surrogate: Surrogate | None = None,
+    ) -> None:
+        dtype = accumulation_dtype(A.dtype)
+        self.run = in_dtype(run, dtype) if isinstance(run, nn.Module) else run
+        self.A = A.detach().to(dtype)
+        self.layout = layout or Layout("channels first", (A.shape[-2], A.shape[-1]))
+        self.surrogate = surrogate or Surrogate()
+        self.taylor: frozenset[str] = frozenset()
+        self._largest = self.A.numel() * self.A.element_size()
+
+    def __call__(self, presence: Float[Tensor, "n places"]) -> Float[Tensor, "n d"]:
+        """E, for places that are present (1) or not (0): linear, as everything else is held."""
+        spread, cells = self.layout.spread(presence, self.A.shape)
+        x = self.A * spread
+        located = self.surrogate.biases == "located"
+        with Linearised(x, self.surrogate, (spread, cells) if located else None) as mode:
+            E = mode.finish(self.run(x))
+        self.taylor = mode.taylor(E)
+        self._largest = max(self._largest, mode.largest)
+        return E
+
+    def push(
+        self, weights: Float[Tensor, "k n places"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "k n d"]]:
+        """E, and Σ_i w_i v_i for k weightings of the places, by forward-mode derivatives."""
+        ones = self.A.new_ones(weights.shape[1:])
+        with differentiating(self.A):
+            return _along(self, ones, weights.to(self.A))
+
+    def pull(
+        self, u: Float[Tensor, "n d"]
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n places"]]:
+        """E, and v_i · u for every place, by one reverse-mode derivative."""
+        with differentiating(self.A), torch.enable_grad():
+            presence = self.A.new_ones(len(self.A), self.layout.places).requires_grad_()
+            E = self(presence)
+            (found,) = torch.autograd.grad(E, presence, u.to(self.A), allow_unused=True)
+        return E.detach(), torch.zeros_like(presence) if found is None else found
+
+    def sum(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """E, and Σ_i v_i."""
+        value, along = self.push(self.A.new_ones(1, len(self.A), self.layout.places))
+        return value, along[0]
+
+    def values(self, chunk_bytes: int = CHUNK_BYTES) -> Float[Tensor, "n places d"]:
+        """All v, in chunks of places that take about `chunk_bytes` of memory at a time."""
+        n, places = len(self.A), self.layout.places
+        # Some tensors are alive at a time, each with a tangent for each place of the chunk.
+        chunk = max(1, min(places, chunk_bytes // max(1, 3 * self._largest)))
+        parts = []
+        for start in range(0, places, chunk):
+            some = torch.arange(start, min(start + chunk, places), device=self.A.device)
+            weights = nn.functional.one_hot(some, places).to(self.A)
+            parts.append(self.push(weights[:, None].expand(-1, n, -1))[1])
+        return torch.cat(parts).transpose(0, 1)
+
+
+def from_head(
+    head: Head | nn.Module,
+    A: Tensor,
+    chunk_bytes: int = CHUNK_BYTES,
+    layout: Layout | None = None,
+    surrogate: Surrogate | None = None,
+) -> Decomposition:
+    """v and b of any differentiable head, of any layout: the generic path."""
+    linear = LinearHead(head, A, layout, surrogate)
+    value, total = linear.sum()
+    return Decomposition(linear.values(chunk_bytes), value - total, linear.taylor)
 
 
 def check(
-    v: Float[Tensor, "n cells d"],
+    total: Float[Tensor, "n d"],
     b: Float[Tensor, "n d"],
     E: Float[Tensor, "n d"],
     cause: str,
@@ -138,8 +205,6 @@ def check(
     Raises:
         CompletenessError: |Σv + b − E| / |E| is larger than the tolerance, or not a number.
     """
-    E = E.to(v.dtype)
-    total = v.sum(1)
     gap = torch.linalg.vector_norm(total + b - E, dim=1) / torch.linalg.vector_norm(E, dim=1)
     worst = gap.max().item()
     if not worst <= tolerance:
@@ -164,15 +229,30 @@ def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, froz
     def frozen(x: Tensor) -> Tensor:
         nonlocal taylor
         x = x.clone()  # a head that works in place may do so, on its own copy
-        with FrozenGates(x) as gates:
+        with Linearised(x) as mode:
             E = run(x)
-        taylor = gates.taylor(E)
+        taylor = mode.taylor(E)
         return E
 
-    def along(tangent: Tensor) -> tuple[Tensor, Tensor]:
-        value, pushed = torch.func.jvp(frozen, (at,), (tangent,))  # type: ignore[misc]
+    with differentiating(at):
+        value, pushed = _along(frozen, at, tangents)
+    return value, pushed, taylor
+
+
+def _along(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+    """A function's value and its derivatives along k tangents."""
+
+    def one(tangent: Tensor) -> tuple[Tensor, Tensor]:
+        value, pushed = torch.func.jvp(run, (at,), (tangent,))  # type: ignore[misc]
         return value, pushed
 
+    value, pushed = torch.vmap(one, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
+    return value, pushed
+
+
+@contextmanager
+def differentiating(at: Tensor) -> Iterator[None]:
+    """Within it, one thread at a time may take derivatives of a network, on the device of `at`."""
     # Only the plain form of attention has a forward-mode derivative on every device.
     with (
         _one_at_a_time,
@@ -183,8 +263,7 @@ def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, froz
     ):
         # torch's own, when its forward-mode rules are first loaded
         warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
-        value, pushed = torch.vmap(along, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
-    return value, pushed, taylor
+        yield
 
 
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> Head:
@@ -197,13 +276,29 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> Head:
 
 
 @contextmanager
-def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
-    """Within it, a layer returns `value` whatever it computes, in this thread."""
+def hooked_output(layer: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within it, a layer's output is what `change` makes of it, in this thread.
+
+    Of a tuple or list of outputs, as transformers' blocks give, the first is meant.
+    """
     here = threading.get_ident()
-    handle = layer.register_forward_hook(
-        lambda module, inputs, output: value if threading.get_ident() == here else output
-    )
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if threading.get_ident() != here:  # another thread may run the same network
+            return output
+        if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+            return type(output)([change(output[0]), *output[1:]])
+        return change(output) if isinstance(output, Tensor) else output
+
+    handle = layer.register_forward_hook(hook)
     try:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
+    """Within it, a layer returns `value` whatever it computes, in this thread."""
+    with hooked_output(layer, lambda output: value):
+        yield

@@ -153,6 +153,11 @@ def interpolation_weights(positions: Float[np.ndarray, " k"], n: int) -> Float[n
     return np.maximum(0.0, 1.0 - np.abs(np.arange(n)[None, :] + 0.5 - inside))
 
 
+def line_coverage(parts: int, cells: int) -> Float[np.ndarray, "parts cells"]:
+    """How much of each of n cells on a line lies in each of some equal parts; columns sum to 1."""
+    return _overlap(np.linspace(0, cells, parts + 1), cells).T
+
+
 def _overlap(edges: np.ndarray, n: int) -> np.ndarray:
     """Length of the overlap of cell i, [i, i + 1], with each interval between edges: (n, len−1)."""
     cells = np.arange(n)[:, None]

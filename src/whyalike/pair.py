@@ -26,6 +26,8 @@ Side = Literal["query", "reference"]
 class Terms(NamedTuple):
     """The four terms of a similarity, in units of cosine; they add up to it (Eq. 5).
 
+    Prefix tokens of a transformer count as bias here; `Pair.ledger` has an entry of their own.
+
     pairs: Σ v^q·v^r, what the regions of both carry together.
     query_bias: b^q·Σ v^r, the query's bias met by the reference's regions.
     reference_bias: Σ v^q·b^r, the query's regions meeting the reference's bias.
@@ -97,9 +99,27 @@ class Pair:
     def terms(self) -> Terms:
         """The four terms of Eq. 5; `sum(pair.terms)` is the similarity."""
         vq, vr = self.query.total().cpu().double(), self.reference.total().cpu().double()
-        bq, br = self.query.bias.cpu().double(), self.reference.bias.cpu().double()
+        bq, br = self.query.rest.cpu().double(), self.reference.rest.cpu().double()
         norms = self._lengths[0] * self._lengths[1]
         return Terms(*((x / norms).item() for x in (vq @ vr, bq @ vr, vq @ br, bq @ br)))
+
+    @cached_property
+    def ledger(self) -> dict[str, dict[str, float]]:
+        """What carries the similarity, by part of the query and part of the reference.
+
+        The parts are "cells", "prefix tokens" (of a transformer, which are of no place) and "bias";
+        the nine entries, in units of cosine, add up to the similarity. The terms of Eq. 5 count
+        prefix tokens as bias.
+        """
+        q, r = (
+            {
+                "cells": c.total().cpu().double() / length,
+                "prefix tokens": (c.rest - c.bias).cpu().double() / length,
+                "bias": c.bias.cpu().double() / length,
+            }
+            for c, length in zip(self._both, self._lengths, strict=True)
+        )
+        return {mine: {other: (q[mine] @ r[other]).item() for other in r} for mine in q}
 
     @property
     def taylor(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from whyalike.decomposition import TOLERANCE
 from whyalike.errors import LayerError, ModelError, OutputError, TrainingModeError
+from whyalike.layout import Layout, find_layout
 from whyalike.preprocess import all_finite
 
 
@@ -25,18 +27,21 @@ def check_layer_name(net: nn.Module, layer: str) -> None:
     raise LayerError(f"{type(net).__name__} has no layer {layer!r}; {hint}")
 
 
-def finishing_order(net: nn.Module, images: Tensor) -> list[tuple[str, str]]:
-    """Names of the net's modules in the order in which they finish, and what each gave.
+def finishing_order(net: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
+    """Names of the net's modules in the order in which they finish, and what shape each gave.
 
-    That is "map" for (N, C, h, w) of more than one cell, "tokens" for (N, tokens, C), else "".
+    That is of its output, or of the first of several; empty where it is not a tensor.
     """
-    order: list[tuple[str, str]] = []
+    order: list[tuple[str, torch.Size]] = []
+    here = threading.get_ident()
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            shape = output.shape if isinstance(output, Tensor) else torch.Size()
-            is_map = len(shape) == 4 and shape[2] * shape[3] > 1
-            order.append((name, "map" if is_map else "tokens" if len(shape) == 3 else ""))
+            if threading.get_ident() != here:  # another thread may run the same network
+                return
+            if isinstance(output, tuple | list) and output:
+                output = output[0]
+            order.append((name, output.shape if isinstance(output, Tensor) else torch.Size()))
 
         return hook
 
@@ -50,23 +55,41 @@ def finishing_order(net: nn.Module, images: Tensor) -> list[tuple[str, str]]:
     return order
 
 
-def last_map(net_name: str, order: list[tuple[str, str]]) -> str:
-    """The layer to cut at where none is named: the last that gives a map."""
+def find_layouts(
+    net: nn.Module, order: list[tuple[str, torch.Size]], images: Tensor
+) -> dict[str, Layout]:
+    """How the outputs of modules lie on the image, of those that run once and whose do."""
     runs = Counter(name for name, _ in order)
-    maps = [i for i, (name, kind) in enumerate(order) if kind == "map" and runs[name] == 1]
-    if not maps:
+    prefix = getattr(net, "num_prefix_tokens", None)
+    image_hw = (images.shape[-2], images.shape[-1])
+    grids: list[tuple[int, int]] = []
+    found = {}
+    for name, shape in order:
+        if len(shape) < 3 or shape[0] != len(images):
+            continue
+        layout = find_layout(shape, image_hw, grids, prefix if isinstance(prefix, int) else None)
+        if layout is not None:
+            if len(shape) == 4:
+                grids.append(layout.grid_hw)
+            if runs[name] == 1:
+                found[name] = layout
+    return found
+
+
+def last_map(net_name: str, layouts: dict[str, Layout], order: list[tuple[str, torch.Size]]) -> str:
+    """The layer to cut at where none is named: the last that gives a map or tokens."""
+    if not layouts:
         raise LayerError(
-            f"{net_name} has no module that gives a feature map (N, C, h, w) of more than one cell"
+            f"{net_name} has no module that gives a feature map (N, C, h, w) of more than one "
+            f"cell, or tokens"
         )
-    layer = order[maps[-1]][0]
-    later = [name for name, kind in order[maps[-1] :] if kind == "tokens"]
-    if len(later) > 3:  # a pooling may work on tokens; a transformer's blocks are many
-        raise LayerError(
-            f"{net_name} turns its last feature map, {layer!r}, into tokens for {len(later)} more "
-            f"layers, and explaining from there says little; choose a convolutional network, or "
-            f"name the layer if that is what you want"
-        )
-    return layer
+    last = list(layouts)[-1]
+    maps = [name for name, layout in layouts.items() if layout.kind != "tokens"]
+    if layouts[last].kind == "tokens" and maps:
+        after = list(layouts)[list(layouts).index(maps[-1]) + 1 :]
+        if len(after) <= 3:  # a pooling may work on tokens; a transformer's blocks are many
+            return maps[-1]
+    return last
 
 
 def check_eval(net: nn.Module) -> None:
@@ -111,20 +134,6 @@ def check_embeddings(E: Any, n: int) -> Tensor:
     if not E.any(dim=1).all():
         raise OutputError("the network returned an embedding of length zero: no cosine exists")
     return E
-
-
-def check_channels_first(A: Tensor, images: Tensor, layer: str) -> None:
-    """Refuse maps (N, h, w, C): the first two axes have the image's shape, the last two not."""
-
-    def fits(h: int, w: int) -> bool:
-        return 2 / 3 < (h / w) / (images.shape[-2] / images.shape[-1]) < 3 / 2
-
-    a, b, c = A.shape[1:]
-    if fits(a, b) and not fits(b, c):
-        raise LayerError(
-            f"layer {layer!r} must give maps with channels first, (N, C, h, w); {tuple(A.shape)} "
-            f"looks like channels last; permute it in a module of your own"
-        )
 
 
 def check_per_image(alone: Tensor, together: Tensor) -> None:

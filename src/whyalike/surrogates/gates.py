@@ -1,25 +1,22 @@
-"""Linear surrogates of a network: the affine map that agrees with it at one image.
+"""Gates held at their values: which operations are linear as they are, and a rule for each other.
 
-`FrozenGates` holds the gates of a network at their values (for ReLU and max pooling this is Eq. 7
-of Zhu, Yang, Chen, IEEE TIP 2021). Under it the derivative of the head *is* the affine map
-E = Σ v + b: piecewise linear operations are left alone, for their derivative already is their
-frozen form, and each of the others gets a rule below. Operations that neither rule nor list knows
-keep their derivative (a first-order Taylor expansion, Eq. 6) and are named.
+Piecewise linear operations are left alone, for their derivative already is their frozen form (for
+ReLU and max pooling this is Eq. 7 of Zhu, Yang, Chen, IEEE TIP 2021). The rules write the others as
+products with a held factor, in operations that are linear themselves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 
-def _names(text: str) -> frozenset[str]:
+def names(text: str) -> frozenset[str]:
     """Names as torch has them, less the underscores around them.
 
     So functions, methods, operators and in-place forms share one.
@@ -28,7 +25,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 # Exact as they are: linear in what comes from the image, or linear piece by piece.
-_LINEAR = _names(
+LINEAR = names(
     """
     batch_norm add radd iadd sub rsub isub subtract neg negative positive sum mean cumsum
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
@@ -46,27 +43,27 @@ _LINEAR = _names(
     vector_norm std
     """
 )  # norm and std are homogeneous of degree 1: their derivative is exact as well (Euler)
-_PRODUCTS = _names(
+PRODUCTS = names(
     """
     mul multiply rmul imul matmul rmatmul bmm mm mv einsum tensordot inner outer dot vdot addmm
     addmv baddbmm addbmm linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d
     conv_transpose3d
     """
 )  # linear if one factor comes from the image
-_QUOTIENTS = _names(
+QUOTIENTS = names(
     """
     div divide true_divide truediv itruediv
     """
 )
 # What has no part in the image's value, whatever it is made from.
-_APART = _names(
+APART = names(
     """
     detach zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones
     new_full new_empty new_tensor size dim numel item tolist argmax argmin shape
     """
 )
 # Views of a gate are the gate, and so is the gate with a constant added or multiplied.
-_KEEPS_GATE = _names(
+KEEPS_GATE = names(
     """
     view reshape reshape_as view_as flatten unflatten permute transpose t moveaxis movedim squeeze
     unsqueeze expand expand_as broadcast_to repeat repeat_interleave contiguous clone chunk split
@@ -85,9 +82,8 @@ def _scaled(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     in_place = bool(kwargs.pop("inplace", False)) or func.__name__.endswith("_")
     value = x.detach()
     y = func(value.clone(), *args, **kwargs)  # a copy, as func may write into what it gets
-    # The last part is zero, but for functions that are not zero at the origin.
-    offset = torch.where(value == 0, y, 0.0)
-    held = x * _factor(y, value) + offset
+    # Where the input is zero, y is what the function has at the origin: nearly always zero as well.
+    held = torch.where(value == 0, y, x * _factor(y, value))
     return x.copy_(held) if in_place else held
 
 
@@ -102,7 +98,9 @@ def _secant(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 def _over_mean(x: Tensor, dims: list[int], eps: float) -> Tensor:
     """(x − mean) / σ over some axes, with 1/σ held and the mean linear."""
-    centred = x - x.mean(dims, keepdim=True)
+    count = math.prod(x.shape[dim] for dim in dims)
+    # Written so that γ does not take the mean for an average of places, nor for a branch.
+    centred = torch.sub(x, x.sum(dims, keepdim=True) / count, alpha=1)
     sigma = (centred.detach().square().mean(dims, keepdim=True) + eps).sqrt()
     return centred / sigma
 
@@ -137,7 +135,7 @@ def _instance_norm(
     momentum: float = 0.1, eps: float = 1e-5, *_: Any,
 ) -> Tensor:  # fmt: skip
     if not use_input_stats:
-        return func(x, running_mean, running_var, weight, bias, False, momentum, eps)
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
     return _affine(_over_mean(x, list(range(2, x.dim())), eps), weight, bias, x.dim())
 
 
@@ -211,8 +209,8 @@ def _multi_head_attention(
     return out, weights.mean(-3) if given.get("average_attn_weights", True) else weights
 
 
-_Rule = Callable[..., Any]
-_RULES: dict[str, _Rule] = {
+Rule = Callable[..., Any]
+RULES: dict[str, Rule] = {
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "instance_norm": _instance_norm,
@@ -222,8 +220,8 @@ _RULES: dict[str, _Rule] = {
     "scaled_dot_product_attention": _attention,
     "multi_head_attention_forward": _multi_head_attention,
 }
-_RULES |= dict.fromkeys(
-    _names(
+RULES |= dict.fromkeys(
+    names(
         """
         gelu silu mish hardswish elu celu selu relu6 hardtanh tanh softsign tanhshrink hardshrink
         softshrink local_response_norm
@@ -231,93 +229,16 @@ _RULES |= dict.fromkeys(
     ),
     _scaled,
 )
-_GATES = _names(
+GATES = names(
     """
     sigmoid expit hardsigmoid softplus softmax relu6 rsqrt reciprocal
     """
 )
 """What is held when it multiplies something else that comes from the image."""
-_RULES |= dict.fromkeys(("sigmoid", "expit", "hardsigmoid", "softplus"), _secant)
+RULES |= dict.fromkeys(("sigmoid", "expit", "hardsigmoid", "softplus"), _secant)
 
 
-class FrozenGates(TorchFunctionMode):
-    """Within it, every operation that has a rule is linear in what comes from the image.
-
-    Forward-mode differentiation of a head under it gives the contributions. Values do not change
-    and the network is not touched: the rules stand in for functions as they are called.
-
-    Args:
-        x: the head's input, from which all that follows is told apart from weights and constants.
-    """
-
-    def __init__(self, x: Tensor) -> None:
-        super().__init__()
-        # What comes from the image, and the names of operations on the way that are only Taylor's.
-        self._taylor = WeakTensorKeyDictionary()
-        self._gates = WeakTensorKeyDictionary()
-        self._taylor[x] = frozenset()
-
-    def taylor(self, output: Tensor) -> frozenset[str]:
-        """Names of the operations that a value went through with no more than their derivative."""
-        return self._taylor.get(output, frozenset())
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if "input" in kwargs and not args:
-            args = (kwargs.pop("input"),)
-        name = getattr(func, "__name__", str(func)).strip("_").removeprefix("special_")
-        if not self._sources((args, kwargs)) or name in _APART:
-            return func(*args, **kwargs)
-        args = self._hold(name, args)
-        sources = self._sources((args, kwargs))
-        result = _RULES.get(name, _call)(func, *args, **kwargs)
-        names = frozenset[str]().union(*(self._taylor[t] for t in sources))
-        known = name in _LINEAR or name in _RULES or (name in _PRODUCTS and len(sources) < 2)
-        divided = name in _QUOTIENTS and any(args[0] is t for t in sources)
-        if not (known or divided):
-            names |= {name}
-        outputs = [args[0]] if name == "setitem" else _tensors(result)
-        gate = name in _GATES or (
-            name in _KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates
-        )
-        if name in ("rdiv", "rtruediv") or (name in _QUOTIENTS and not divided):
-            gate = True  # a constant divided by what comes from the image
-        for output in outputs:
-            if output.is_floating_point():
-                self._taylor[output] = names
-                if gate:
-                    self._gates[output] = True
-        return result
-
-    def _sources(self, value: Any) -> list[Tensor]:
-        """The tensors that come from the image, each once."""
-        return list({id(t): t for t in _tensors(value) if t in self._taylor}.values())
-
-    def _hold(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Of two factors that come from the image, hold the gate; of a quotient, what divides."""
-        mine = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a in self._taylor]
-        if len(mine) < 2:
-            return args
-        if name in _QUOTIENTS:
-            held = 1
-        elif name in _PRODUCTS and (gates := [i for i in mine if args[i] in self._gates]):
-            held = gates[-1]
-        else:
-            return args
-        return (*args[:held], args[held].detach(), *args[held + 1 :])
-
-
-def _call(func: Any, *args: Any, **kwargs: Any) -> Any:
-    return func(*args, **kwargs)
-
-
-def _tensors(value: Any) -> list[Tensor]:
+def tensors(value: Any) -> list[Tensor]:
     """The tensors in an argument or a result, however nested in tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return [value]
@@ -325,4 +246,4 @@ def _tensors(value: Any) -> list[Tensor]:
         value = value.values()
     elif not isinstance(value, tuple | list):
         return []
-    return [tensor for part in value for tensor in _tensors(part)]
+    return [tensor for part in value for tensor in tensors(part)]

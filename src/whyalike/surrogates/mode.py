@@ -1,0 +1,303 @@
+"""The torch function mode under which a network is its own linear surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from whyalike.surrogates.gates import (
+    APART,
+    GATES,
+    KEEPS_GATE,
+    LINEAR,
+    PRODUCTS,
+    QUOTIENTS,
+    RULES,
+    names,
+    tensors,
+)
+from whyalike.surrogates.places import Places
+from whyalike.surrogates.spec import Surrogate
+from whyalike.surrogates.units import share, size, tau
+
+ADDS = names("add radd iadd sub isub subtract rsub")
+CONVOLUTIONS = names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
+MATRICES = names("matmul bmm rmatmul")
+AVERAGES = names("mean avg_pool2d adaptive_avg_pool2d")
+
+
+@dataclass
+class _Unit:
+    """A sum whose surrogate waits: a BatchNorm behind it would be folded in.
+
+    y and z without biases; `bias` as the layer has it; `at`, its places.
+    """
+
+    y: Tensor
+    z: Callable[[], Tensor]
+    bias: Tensor | None
+    at: Tensor | None
+    done: Tensor | None = None
+
+
+class Linearised(TorchFunctionMode):
+    """Within it, every operation that has a rule is linear in what comes from the image.
+
+    Differentiation of a head under it, forward or reverse, gives the contributions. Values do not
+    change and the network is not touched: the rules stand in for functions as they are called.
+
+    Args:
+        x: the head's input, from which all that follows is told apart from weights and constants;
+            without one, what `follow` is told of.
+        surrogate: which linear surrogate.
+        at: for located biases: the presence of each number of x (its shape), and of the cells
+            (n, 1, h, w).
+    """
+
+    def __init__(
+        self,
+        x: Tensor | None = None,
+        surrogate: Surrogate | None = None,
+        at: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.surrogate = surrogate or Surrogate()
+        self.tau = tau(self.surrogate.gamma) if self.surrogate.kind == "gamma" else 0.0
+        self.largest = 0
+        """Bytes of the largest tensor on the way."""
+        # What comes from the image, and the names of operations on the way that are only Taylor's.
+        self._taylor: Any = WeakTensorKeyDictionary()
+        self._gates: Any = WeakTensorKeyDictionary()
+        self._waiting: Any = WeakTensorKeyDictionary()
+        if x is not None:
+            self.follow(x)
+        self.places: Places | None = None
+        if at is not None and x is not None:
+            self.places = Places(at[1])
+            self.places.of[x] = at[0]
+
+    def follow(self, x: Tensor) -> None:
+        """Let a tensor, and what is computed from it, count as coming from the image."""
+        self._taylor.setdefault(x, frozenset())
+
+    def taylor(self, output: Tensor) -> frozenset[str]:
+        """Names of the operations that a value went through with no more than their derivative."""
+        return self._taylor.get(output, frozenset())
+
+    def finish(self, output: Tensor) -> Tensor:
+        """The head's output, with nothing left waiting."""
+        return self._settle(output)
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if "input" in kwargs and not args:
+            args = (kwargs.pop("input"),)
+        name = getattr(func, "__name__", str(func)).strip("_").removeprefix("special_")
+        if not self._sources((args, kwargs)) or name in APART:
+            return func(*args, **kwargs)
+        if self._waiting and name != "batch_norm":
+            in_place = writes_into_its_input(func, kwargs)
+            args, kwargs = self._settled(args, in_place), self._settled(kwargs, in_place)
+        args = self._hold(name, args)
+        sources = self._sources((args, kwargs))
+        rule = RULES.get(name) if self.surrogate.kind != "taylor" else None
+        if rule is not None:
+            with self:  # what a rule is made of is followed in its turn
+                result = rule(func, *args, **kwargs)
+        else:
+            result = self._affine(name, func, args, kwargs)
+        known = name in LINEAR or rule is not None or (name in PRODUCTS and len(sources) < 2)
+        divided = name in QUOTIENTS and any(args[0] is t for t in sources)
+        if self.surrogate.kind == "taylor":
+            divided = divided and len(sources) < 2
+        new = frozenset[str]() if known or divided else frozenset({name})
+        names = new.union(*(self._taylor[t] for t in sources))
+        gate = name in GATES or (
+            name in KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates
+        )
+        if name in ("rdiv", "rtruediv") or (name in QUOTIENTS and not divided):
+            gate = True  # a constant divided by what comes from the image
+        outputs = [args[0]] if name == "setitem" else tensors(result)
+        for output in outputs:
+            if output.is_floating_point():
+                self._taylor[output] = self._taylor.get(output, frozenset()) | names
+                self.largest = max(self.largest, output.numel() * output.element_size())
+                if gate:
+                    self._gates[output] = True
+        if self.places is not None:
+            self.places.follow(name, func, args, kwargs, result)
+        return result
+
+    def _sources(self, value: Any) -> list[Tensor]:
+        """The tensors that come from the image, each once."""
+        return list({id(t): t for t in tensors(value) if t in self._taylor}.values())
+
+    def _hold(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Of two factors that come from the image, hold the gate; of a quotient, what divides."""
+        mine = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a in self._taylor]
+        if len(mine) < 2 or self.surrogate.kind == "taylor":
+            return args
+        if name in QUOTIENTS:
+            held = 1
+        elif name in PRODUCTS and (gates := [i for i in mine if args[i] in self._gates]):
+            held = gates[-1]
+        else:
+            return args
+        return (*args[:held], args[held].detach(), *args[held + 1 :])
+
+    # -- affine operations: their biases, and what their terms carry ------------------------------
+
+    def _affine(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """An operation as it is, but for its constants' places and, under γ, its terms."""
+        if self.places is None and not self.tau:
+            return func(*args, **kwargs)
+        if name in CONVOLUTIONS or name == "linear":
+            return self._layer(name, func, args, kwargs)
+        if name == "batch_norm":
+            return self._batch_norm(func, *args, **kwargs)
+        if name in ADDS:
+            return self._add(name, func, args, kwargs)
+        if name in MATRICES and self.tau and len(self._sources(args)) == 1:
+            y = func(*args, **kwargs)
+            z = func(*(size(a) if isinstance(a, Tensor) else a for a in args), **kwargs)
+            return share(y, z, self.tau)
+        if name in AVERAGES and self.tau and self._is_map(args[0]):
+            y = func(*args, **kwargs)
+            return share(y, func(size(args[0]), *args[1:], **kwargs), self.tau)
+        return func(*args, **kwargs)
+
+    def _is_map(self, x: Any) -> bool:
+        return isinstance(x, Tensor) and x.dim() > 2
+
+    def _layer(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """A convolution or a linear layer."""
+        given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
+        if x not in self._taylor or weight in self._taylor:  # the image makes the weights
+            return func(*args, **kwargs)
+        rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias")}
+        weight = weight.detach()
+        y = func(x, weight, None, *args[3:], **rest)
+        if bias is not None and name in CONVOLUTIONS:
+            bias = bias.detach().view(-1, *([1] * (y.dim() - 2)))
+        at = None
+        if self.places is not None:
+            self.places.follow(name, func, args, kwargs, y)
+            at = self.places.of.get(y)
+        result = y if bias is None else y + self._placed(bias, at)
+        if not self.tau or not self._is_map(y):
+            return result
+        unit = _Unit(y, lambda: func(size(x), weight.abs(), None, *args[3:], **rest), bias, at)
+        if name == "linear":
+            return self._share(unit)
+        self._waiting[result] = unit
+        return result
+
+    def _batch_norm(
+        self, func: Any, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None,
+        weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
+        momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        if training or running_mean is None or running_var is None:
+            return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
+        shape = (1, -1, *([1] * (x.dim() - 2)))
+        scale = (running_var + eps).rsqrt()
+        scale = (scale if weight is None else scale * weight).detach().view(shape)
+        shift = -running_mean.view(shape) * scale
+        shift = shift if bias is None else shift + bias.detach().view(shape)
+        unit = self._waiting.get(x)
+        if unit is None or unit.done is not None:
+            x = self._settle(x)
+            at = None if self.places is None else self.places.of.get(x)
+            y = x * scale
+            if not self.tau or not self._is_map(x):
+                return y + self._placed(shift, at)
+            return self._share(_Unit(y, lambda: size(x) * scale.abs(), shift, at))
+        whole = shift if unit.bias is None else shift + unit.bias * scale
+        z = unit.z
+        folded = _Unit(unit.y * scale, lambda: z() * scale.abs(), whole, unit.at)
+        return self._share(folded)
+
+    def _add(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        """A sum of two: two branches, or a constant that may have a place."""
+        if kwargs or len(args) != 2:
+            return func(*args, **kwargs)
+        first, second = args
+        mine = [isinstance(a, Tensor) and a in self._taylor for a in args]
+        if not any(self._is_map(a) for a, is_mine in zip(args, mine, strict=True) if is_mine):
+            return func(*args)
+        minus_first, minus_second = name == "rsub", name != "rsub" and "sub" in name
+        y = -first if minus_first else first
+        if all(mine):
+            if not self.tau:
+                return func(*args)
+            y = y - second if minus_second else y + second
+            y = share(y, size(first) + size(second), self.tau)
+        else:
+            x, constant = (first, second) if mine[0] else (second, first)
+            if isinstance(constant, Tensor):
+                constant = constant.detach()
+            else:
+                constant = torch.as_tensor(constant, dtype=x.dtype, device=x.device)
+            at = None if self.places is None else self.places.of.get(x)
+            if at is not None and torch.broadcast_shapes(x.shape, constant.shape) != at.shape:
+                at = None
+            minus_x, minus = (minus_first, minus_second) if mine[0] else (minus_second, minus_first)
+            y = (-x if minus_x else x) + self._placed(-constant if minus else constant, at)
+            y = share(y, size(x) + self._placed(constant.abs(), at), self.tau) if self.tau else y
+        return first.copy_(y) if writes_into_its_input(func, kwargs) else y
+
+    def _placed(self, constant: Tensor, at: Tensor | None) -> Tensor:
+        return constant if self.places is None else self.places.placed(constant, at)
+
+    def _share(self, unit: _Unit) -> Tensor:
+        y, z = unit.y, unit.z()
+        if unit.bias is not None:
+            y = y + self._placed(unit.bias, unit.at)
+            z = z + self._placed(unit.bias.abs(), unit.at)
+        return share(y, z, self.tau)
+
+    # -- sums that wait for a BatchNorm -----------------------------------------------------------
+
+    def _settled(self, value: Any, in_place: bool) -> Any:
+        if isinstance(value, Tensor):
+            return self._settle(value, in_place)
+        if isinstance(value, dict):
+            return {k: self._settled(v, in_place) for k, v in value.items()}
+        if type(value) in (tuple, list):
+            return type(value)(self._settled(v, in_place) for v in value)
+        return value
+
+    def _settle(self, x: Tensor, in_place: bool = False) -> Tensor:
+        unit = self._waiting.get(x)
+        if unit is None:
+            return x
+        if unit.done is None:
+            unit.done = self._share(unit)
+            self._taylor[unit.done] = self._taylor[x]
+            if self.places is not None and unit.at is not None:
+                self.places.of[unit.done] = unit.at
+        if in_place:  # whoever holds x sees what is written into it
+            del self._waiting[x]
+            return x.copy_(unit.done)
+        return unit.done
+
+
+def writes_into_its_input(func: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a call is in place: add_, x += y, relu(inplace=True)."""
+    name = func.__name__
+    operator = name.startswith("__") and name.endswith("__")
+    own = name.startswith("__i") if operator else name.endswith("_")
+    return own or kwargs.get("inplace") is True

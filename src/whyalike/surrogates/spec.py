@@ -1,0 +1,42 @@
+"""Which linear surrogate is meant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["gates", "gamma", "taylor"]
+Biases = Literal["residual", "located"]
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A linear surrogate of a network, by name.
+
+    Args:
+        kind: "gates" holds every gate at its value; "gamma" also shares each sum among its terms;
+            "taylor" is the plain derivative, whose remainder is in the bias.
+        gamma: γ ≥ 0 of "gamma", which may be infinite.
+        biases: what becomes of constants that the network adds behind the cut: "residual" leaves
+            them in b, as in the paper; "located" counts each at the cells where it is added, and
+            leaves in b only those that are added to the image as a whole.
+    """
+
+    kind: Kind = "gates"
+    gamma: float = 0.05
+    biases: Biases = "residual"
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"surrogate is one of {', '.join(get_args(Kind))}; came {self.kind!r}")
+        if self.biases not in get_args(Biases):
+            raise ValueError(
+                f"biases is one of {', '.join(get_args(Biases))}; came {self.biases!r}"
+            )
+        if not self.gamma >= 0 or math.isnan(self.gamma):
+            raise ValueError(f"gamma is 0 or more, or infinite; came {self.gamma!r}")
+
+    def __str__(self) -> str:
+        kind = f"gamma {self.gamma:g}" if self.kind == "gamma" else self.kind
+        return f"{kind}, biases {self.biases}"
