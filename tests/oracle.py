@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
+import timm.layers.activations as timm_activations
 import torch
+from timm.layers import Attention
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
+
+GATES = nn.GELU | timm_activations.GELU | nn.SiLU | nn.ReLU6 | nn.Hardswish
 
 
 def jacobian_decomposition(head, A: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,3 +101,148 @@ def bilinear(values: Tensor, x: float, y: float) -> Tensor:
     top = values[y0, x0] * (1 - fx) + values[y0, x1] * fx
     bottom = values[y1, x0] * (1 - fx) + values[y1, x1] * fx
     return top * (1 - fy) + bottom * fy
+
+
+class Held(nn.Module):
+    """A function of one branch at the factor by which it scaled its input."""
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+class HeldNorm(nn.Module):
+    """A LayerNorm over some axis at its 1/σ."""
+
+    def __init__(self, norm: nn.LayerNorm, x: Tensor, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        sigma = (x.var(axis, keepdim=True, correction=0) + norm.eps).sqrt()
+        shape = [1] * x.dim()
+        shape[axis] = -1
+        self.scale = norm.weight.detach().view(shape) / sigma
+        self.bias = norm.bias.detach().view(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - x.mean(self.axis, keepdim=True)) * self.scale + self.bias
+
+
+class HeldAttention(nn.Module):
+    """Timm's attention, of a ViT or of Swin's windows, with the weights that it gave."""
+
+    def __init__(self, attention: nn.Module, weights: Tensor) -> None:
+        super().__init__()
+        self.qkv, self.proj, self.weights = attention.qkv, attention.proj, weights
+
+    def forward(self, x: Tensor, *_, **__) -> Tensor:
+        n, tokens, channels = x.shape
+        v = self.qkv(x)[..., 2 * channels :]
+        v = v.view(n, tokens, self.weights.shape[1], -1).transpose(1, 2)
+        return self.proj((self.weights @ v).transpose(1, 2).reshape(n, tokens, channels))
+
+
+def held_network(net: nn.Module, images: Tensor) -> nn.Module:
+    """A copy of a network of timm in which each gate is what it was at these images.
+
+    Its attention must not be fused. What remains is affine but for ReLU and max pooling, whose
+    derivative is their mask.
+    """
+    net = copy.deepcopy(net)
+    inputs_of: dict[str, Tensor] = {}
+    weights_of: dict[str, Tensor] = {}
+    handles = []
+    for name, module in net.named_modules():
+
+        def note(_, inputs, name=name):
+            inputs_of[name] = inputs[0].detach().clone()
+
+        def note_weights(_, inputs, name=name):
+            weights_of[name] = inputs[0].detach().clone()
+
+        if isinstance(module, GATES | nn.LayerNorm):
+            handles.append(module.register_forward_pre_hook(note))
+        if isinstance(module, Attention | WindowAttention):
+            assert not module.fused_attn
+            # behind the softmax, and nothing in eval mode: what it gets is the weights
+            handles.append(module.attn_drop.register_forward_pre_hook(note_weights))
+    with torch.no_grad():
+        net(images)
+    for handle in handles:
+        handle.remove()
+    for name, module in list(net.named_modules()):
+        held: nn.Module | None = None
+        if name in weights_of:
+            held = HeldAttention(module, weights_of[name])
+        elif name not in inputs_of:
+            continue
+        elif isinstance(module, GATES):
+            x = inputs_of[name]
+            held = Held(torch.where(x == 0, 0.0, module(x.clone()) / x))
+        else:
+            x = inputs_of[name]
+            held = HeldNorm(module, x, 1 if "2d" in type(module).__name__ and x.dim() == 4 else -1)
+        if held is not None:
+            parent = net.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], held)
+    return net.eval()
+
+
+def held_decomposition(net: nn.Module, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """v and b of one image by the full Jacobian of a held network: v of each number, A's shape.
+
+    v is (d, *A.shape[1:]): what each number of the layer's output gives.
+    """
+    held = held_network(net, images)
+    kept: list[Tensor] = []
+    hook = held.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.append(o.detach()))
+    E = held(images)
+    hook.remove()
+    torch.testing.assert_close(E, net(images), rtol=1e-9, atol=1e-9)
+
+    def head(A: Tensor) -> Tensor:
+        hook = held.get_submodule(layer).register_forward_hook(lambda m, i, o: A)
+        out = held(images)[0]
+        hook.remove()
+        return out
+
+    v = torch.autograd.functional.jacobian(head, kept[0])[:, 0] * kept[0][0]
+    return v.detach(), (E[0] - v.flatten(1).sum(1)).detach()
+
+
+def held_biases(net: nn.Module, layer: str, images: Tensor, tokens: int) -> Tensor:
+    """What the biases behind a layer of a ViT give at each token, (tokens, d), held as above."""
+    held = held_network(net, images)
+    shapes: dict[str, torch.Size] = {}  # in the order that they finish
+
+    def note(name: str):
+        return lambda m, i, o: shapes.update({name: o.shape})
+
+    hooks = [m.register_forward_hook(note(name)) for name, m in held.named_modules()]
+    held(images)
+    for hook in hooks:
+        hook.remove()
+    order = list(shapes)
+    later = order[order.index(layer) + 1 :]
+    total = 0
+    for name in later:
+        module = held.get_submodule(name)
+        bias = getattr(module, "bias", None)
+        if bias is None:
+            continue
+        shape = shapes[name]
+        if len(shape) != 3 or shape[1] != tokens:
+            continue  # of the pooled vector
+
+        def head(added: Tensor, module: nn.Module = module) -> Tensor:
+            hook = module.register_forward_hook(lambda m, i, o: o + added)
+            out = held(images)[0]
+            hook.remove()
+            return out
+
+        zero = torch.zeros(shape, dtype=images.dtype)
+        J = torch.autograd.functional.jacobian(head, zero)[:, 0]  # (d, tokens, channels)
+        total = total + (J @ bias.detach().flatten()).T
+    return total

@@ -263,6 +263,8 @@ def differentiating(at: Tensor) -> Iterator[None]:
     ):
         # torch's own, when its forward-mode rules are first loaded
         warnings.filterwarnings("ignore", "`torch.jit.script` is", FutureWarning)
+        # once in a head it makes no difference
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
 
 

@@ -62,15 +62,29 @@ def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.G
         A graph of one input; `fx.GraphModule(net, graph)` runs it with the weights of the moment.
     """
     module = net.get_submodule(layer)
-    try:
-        with kept_as_is(net):
-            graph = _Tracer({module, *map(net.get_submodule, before)}).trace(net)
-    except Exception:  # whatever a stranger's forward raises on a proxy: it is just not traceable
+    whole = {module, *map(net.get_submodule, before)}
+    graph = _trace(net, whole)
+    if graph is None:  # a layer may look at sizes, as one does that pads by them
+        graph = _trace(net, whole | {m for m in net.modules() if not any(m.children())})
+    if graph is None:
         return None
     cuts = [
         n for n in graph.nodes if n.op == "call_module" and net.get_submodule(n.target) is module
     ]
     return _tail(graph, cuts[0]) if len(cuts) == 1 else None
+
+
+def _trace(net: nn.Module, whole: set[nn.Module]) -> fx.Graph | None:
+    try:
+        with kept_as_is(net):
+            graph = _Tracer(whole).trace(net)
+    except Exception:  # whatever a stranger's forward raises on a proxy: it is just not traceable
+        return None
+    # A tensor that was made while tracing is a number of the moment, not of the network.
+    made = any(
+        n.op == "get_attr" and str(n.target).startswith("_tensor_const") for n in graph.nodes
+    )
+    return None if made else graph
 
 
 @contextmanager

@@ -231,7 +231,7 @@ RULES |= dict.fromkeys(
 )
 GATES = names(
     """
-    sigmoid expit hardsigmoid softplus softmax relu6 rsqrt reciprocal
+    sigmoid expit hardsigmoid softplus softmax relu6 rsqrt reciprocal erf tanh
     """
 )
 """What is held when it multiplies something else that comes from the image."""

@@ -104,12 +104,14 @@ class Linearised(TorchFunctionMode):
         kwargs = kwargs or {}
         if "input" in kwargs and not args:
             args = (kwargs.pop("input"),)
-        name = getattr(func, "__name__", str(func)).strip("_").removeprefix("special_")
+        name = getattr(func, "__name__", str(func)).strip("_")
+        name = name.removeprefix("special_").removeprefix("linalg_")
         if not self._sources((args, kwargs)) or name in APART:
             return func(*args, **kwargs)
         if self._waiting and name != "batch_norm":
             in_place = writes_into_its_input(func, kwargs)
             args, kwargs = self._settled(args, in_place), self._settled(kwargs, in_place)
+        given = args
         args = self._hold(name, args)
         sources = self._sources((args, kwargs))
         rule = RULES.get(name) if self.surrogate.kind != "taylor" else None
@@ -137,7 +139,7 @@ class Linearised(TorchFunctionMode):
                 if gate:
                     self._gates[output] = True
         if self.places is not None:
-            self.places.follow(name, func, args, kwargs, result)
+            self.places.follow(name, func, given, kwargs, result)  # also what a held gate is of
         return result
 
     def _sources(self, value: Any) -> list[Tensor]:
