@@ -69,7 +69,8 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--model",
             metavar="SPEC",
-            help="timm:NAME or package.module:factory; default: EfficientNet-Lite0.",
+            help="timm:NAME, published:NAME, onnx:FILE, pt2:FILE or package.module:factory; "
+            "default: EfficientNet-Lite0.",
         ),
     ):
         command = option(command)
@@ -83,6 +84,10 @@ _outputs = click.option(
     multiple=True,
     metavar="FILE",
     help="Write .html, .png, .pdf or .npz; may be given several times.",
+)
+_A_CHECKPOINT = (
+    "a checkpoint is a safetensors or torch file; `whyalike import-checkpoint` makes one of "
+    "TensorFlow's"
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 
@@ -137,6 +142,12 @@ def demo(folder: str, as_json: bool) -> None:
 @click.argument("reference", metavar="REFERENCE")
 @_model_options
 @click.option(
+    "--reference-model",
+    metavar="SPEC",
+    help="The reference's own network, where the images have one each (cross-view towers); "
+    "layer and checkpoint are those of --model.",
+)
+@click.option(
     "--point",
     "points",
     multiple=True,
@@ -165,6 +176,7 @@ def explain(
     checkpoint: str | None,
     pretrained: bool,
     device: str | None,
+    reference_model: str | None,
     points: tuple[tuple[float, float], ...],
     regions: tuple[tuple[float, float, float, float], ...],
     bias: bool,
@@ -182,22 +194,24 @@ def explain(
       whyalike explain a.jpg b.jpg --point 96,128 --region 40,30,120,110 -o pair.png
       whyalike explain a.jpg b.jpg --model timm:resnet50 --layer layer3 -o pair.npz
       whyalike explain a.jpg b.jpg --model mymodels:make --checkpoint weights.safetensors --json
+      whyalike explain a.jpg b.jpg --model published:bn_inception --checkpoint theirs.pth.tar
+      whyalike explain ground.jpg aerial.jpg --model mymodels:street --reference-model mymodels:air
     """
     inputs = [query, reference]
     for photograph in inputs:
         check_input(photograph, ImageError, "check the path of the image")
     if checkpoint is not None:
-        check_input(checkpoint, CheckpointError, "a checkpoint is a safetensors or torch file")
+        check_input(checkpoint, CheckpointError, _A_CHECKPOINT)
         inputs.append(checkpoint)
     paths = check_outputs(outputs, inputs)
     with _working("loading the network"):
-        loaded = _load(model, layer, checkpoint, pretrained, device)
+        loaded, of_reference = _load(model, reference_model, layer, checkpoint, pretrained, device)
     with _working("explaining"):
         from whyalike.pair import explain_pair
         from whyalike.zoo import blaming
 
         with blaming("running the network"):
-            pair = explain_pair(loaded, query, reference)
+            pair = explain_pair(loaded, query, reference, reference_model=of_reference)
         maps: dict[str, list[tuple[Any, Any]]] = {
             "points": [(p, pair.point_map(query_xy=p)) for p in points],
             "regions": [(r, pair.region_map(query_xyxy=r)) for r in regions],
@@ -206,6 +220,79 @@ def explain(
         with _working("writing"):
             pair.save(*paths, points=points, regions=regions, bias=bias)
     _report(pair, paths, as_json, bias=bias, **maps)
+
+
+@cli.command()
+@click.argument("output", metavar="FILE")
+@_model_options
+@_json
+def export(
+    output: str,
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Write a model with its explanation as one network, to FILE.onnx or FILE.pt2.
+
+    It takes preprocessed images (N, 3, H, W) and gives embedding (N, d), contributions
+    (N, h, w, d) and bias (N, d) by plain operations. What is written has been checked against
+    the model.
+
+    \b
+    Examples:
+      whyalike export model.onnx
+      whyalike export model.onnx --model timm:resnet50 --layer layer4
+    """
+    inputs = [] if checkpoint is None else [checkpoint]
+    if model is not None:  # it may be in a file itself
+        inputs += [part.partition("#")[0] for part in (model, model.partition(":")[2])]
+    (path,) = check_outputs([output], inputs, [".onnx", ".pt2"])
+    if checkpoint is not None:
+        check_input(checkpoint, CheckpointError, _A_CHECKPOINT)
+    with _working("loading the network"):
+        loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
+    with _working("exporting"):
+        from whyalike.zoo import blaming, exporting
+
+        with blaming("running the network"):
+            exporting.export(loaded, path)
+    if as_json:
+        outputs = list(exporting.NAMES)
+        _print(json.dumps({"model": loaded.description, "outputs": outputs, "files": [str(path)]}))
+    else:
+        _print(loaded.description, f"wrote {path}")
+
+
+@cli.command("import-checkpoint")
+@click.argument("checkpoint", metavar="CHECKPOINT")
+@click.option("-o", "--out", "output", required=True, metavar="FILE.safetensors", help="To write.")
+@_json
+def import_checkpoint(checkpoint: str, output: str, as_json: bool) -> None:
+    """Write the CHECKPOINT of a published network as safetensors.
+
+    It is a torch file, or what comes before .index in the names of a TensorFlow checkpoint. No
+    code in it is run, and what it holds is checked against the network.
+
+    \b
+    Examples:
+      whyalike import-checkpoint model.ckpt -o siamese_vgg16.safetensors
+      whyalike import-checkpoint baseline.pkl -o reid_baseline.safetensors
+    """
+    index = f"{checkpoint.removesuffix('.index')}.index"  # TensorFlow's
+    read = index if os.path.isfile(index) else checkpoint
+    check_input(read, CheckpointError, "a checkpoint is a torch file, or TensorFlow's")
+    (path,) = check_outputs([output], [read], [".safetensors"])
+    with _working("converting"):
+        from whyalike.zoo import importing
+
+        name = importing.import_checkpoint(checkpoint, path)
+    if as_json:
+        _print(json.dumps({"model": f"published:{name}", "files": [str(path)]}))
+    else:
+        _print(f"wrote {path}, for --model published:{name}")
 
 
 @cli.command()
@@ -220,7 +307,7 @@ def models(pattern: str, as_json: bool) -> None:
       whyalike models 'convnext*'
     """
     with _working("asking timm"):
-        from whyalike.zoo import from_timm
+        from whyalike.zoo import from_timm, published
 
         names = from_timm.names(pattern)
         weights = {name: from_timm.has_weights(name) for name in names}
@@ -230,11 +317,15 @@ def models(pattern: str, as_json: bool) -> None:
         )
     if as_json:
         found = [{"model": f"timm:{n}", "pretrained": weights[n]} for n in names]
+        found += [{"model": f"published:{n}", "pretrained": False} for n in published.SPECS]
         _print(json.dumps([{"model": "default", "pretrained": True}, *found]))
         return
     _print(
         "default                  EfficientNet-Lite0, ImageNet weights, no download",
         "package.module:factory   a function of yours that returns a network",
+        "onnx:FILE, pt2:FILE      a network in an ONNX file, or in a program of torch.export.save",
+        "published:NAME           the paper's networks; their weights are given as --checkpoint",
+        *(f"  published:{n:<24}{what}" for n, what in published.SPECS.items()),
         f"timm:NAME                {len(names)} convolutional networks of timm",
         *(f"  timm:{n}{'' if weights[n] else '   (no weights to download)'}" for n in names),
     )
@@ -293,18 +384,28 @@ def _print(*lines: str) -> None:
 
 def _load(
     spec: str | None,
+    reference_spec: str | None,
     layer: str | None,
     checkpoint: str | None,
     pretrained: bool,
     device: str | None,
-) -> EmbeddingModel:
-    if spec is not None and spec.startswith("timm:") and pretrained and checkpoint is None:
+) -> tuple[EmbeddingModel, EmbeddingModel]:
+    """The query's network and the reference's, which are mostly one."""
+    named = [] if checkpoint is not None else [spec]
+    if pretrained and any((each or "").startswith("timm:") for each in [*named, reference_spec]):
         _hush_hub()
-    from whyalike.zoo import load
+    from whyalike.zoo import load_two
 
     if "" not in sys.path and "." not in sys.path:
         sys.path.insert(0, "")  # `mymodels:make` may lie in the folder that one is in
-    return load(spec, layer=layer, checkpoint=checkpoint, pretrained=pretrained, device=device)
+    return load_two(
+        spec,
+        reference_spec,
+        layer=layer,
+        checkpoint=checkpoint,
+        pretrained=pretrained,
+        device=device,
+    )
 
 
 def _hush_hub() -> None:

@@ -33,21 +33,24 @@ def check_input(path: Name, refusal: type[WhyalikeError], advice: str) -> None:
         raise refusal(f"{path}: may not be read; check the file's permissions")
 
 
-def check_outputs(paths: Sequence[Name], inputs: Sequence[Name] = ()) -> list[Path]:
+def check_outputs(
+    paths: Sequence[Name], inputs: Sequence[Name] = (), endings: Sequence[str] = ENDINGS
+) -> list[Path]:
     """The files to write, each once.
 
     Args:
         paths: where to write; the ending says what.
         inputs: files that must stay as they are, such as the user's photographs.
+        endings: those that can be written.
 
     Raises:
         OutputFileError: another ending, a place that cannot be written, or one of the inputs.
     """
     found: dict[str, Path] = {}
     for path in map(Path, paths):
-        if path.suffix.lower() not in ENDINGS:
+        if path.suffix.lower() not in endings:
             raise OutputFileError(
-                f"{path}: the ending says what to write, one of {', '.join(ENDINGS)}"
+                f"{path}: the ending says what to write, one of {', '.join(endings)}"
             )
         try:
             target = _target(path)

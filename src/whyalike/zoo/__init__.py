@@ -1,4 +1,4 @@
-"""Where models come from: the default one, timm, a factory of the user's, and checkpoints."""
+"""Where models come from: the default one, timm, the paper, a user's factory, and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch import nn
 from whyalike.errors import LayerError, ModelError, WhyalikeError, in_one_line
 from whyalike.model import EmbeddingModel
 from whyalike.preprocess import Preprocess
-from whyalike.zoo import default, from_timm
+from whyalike.zoo import default, from_file, from_timm, published
 from whyalike.zoo.checkpoints import load_checkpoint
+from whyalike.zoo.exporting import export
 
-__all__ = ["blaming", "load"]
+__all__ = ["blaming", "export", "load", "load_two"]
 
 
 def load(
@@ -38,12 +39,16 @@ def load(
     Args:
         spec: nothing for the default network, EfficientNet-Lite0 with ImageNet weights, which
             needs no download; "timm:NAME" for a convolutional network of timm with its own
-            preprocessing; "package.module:factory" for a function of yours that returns an
-            nn.Module or an EmbeddingModel, or for such a module itself.
+            preprocessing; "published:NAME" for a network of the paper (`whyalike.zoo.published`),
+            with random weights but for a checkpoint; "package.module:factory" for a function of
+            yours that returns an nn.Module or an EmbeddingModel, or for such a module itself;
+            "onnx:FILE" or "pt2:FILE", also a path that ends so, for a network in a file
+            ("onnx:FILE#NAME" where several of its outputs may be the embedding).
         layer: the layer to cut at; by default the last feature map.
         checkpoint: a file of weights, safetensors or torch (read with `weights_only=True`), for
             the network that `spec` makes.
-        pretrained: whether timm downloads its weights; not done where a checkpoint is given.
+        pretrained: whether timm downloads its weights, not done where a checkpoint is given; for
+            a published network, False says that random weights are meant.
         preprocess: in the place of the network's own.
         device: where to run, such as "cuda"; by default where the network is.
 
@@ -57,11 +62,20 @@ def load(
     elif spec.startswith("timm:"):
         name = spec.removeprefix("timm:")
         made, own = from_timm.create(name, pretrained=pretrained and checkpoint is None)
+    elif spec.startswith("published:"):
+        name = spec.removeprefix("published:")
+        made, cut, own = published.create(name, checkpoint, pretrained)
+        layer, checkpoint = layer or cut, None
+    elif (kind := from_file.kind_of(spec)) is not None:
+        if checkpoint is not None:
+            raise ModelError(f"{spec} has weights of its own; leave the checkpoint out")
+        made, own, layer = from_file.create(kind, spec, layer, preprocess)
     elif all(name.isidentifier() for name in spec.replace(":", ".", 1).split(".")) and ":" in spec:
         made, own = _call_factory(spec), None
     else:
         raise ModelError(
-            f"a model is nothing (the default), timm:NAME or package.module:factory; came {spec!r}"
+            f"a model is nothing (the default), timm:NAME, published:NAME, onnx:FILE, "
+            f"pt2:FILE or package.module:factory; came {spec!r}"
         )
     if isinstance(made, EmbeddingModel):
         if layer is not None and layer != made.layer:
@@ -83,6 +97,39 @@ def load(
         return made
     with blaming("running the network"):
         return EmbeddingModel.from_module(net, layer, preprocess or own)
+
+
+def load_two(
+    spec: str | None = None,
+    reference: str | None = None,
+    *,
+    layer: str | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    pretrained: bool = True,
+    device: str | torch.device | None = None,
+) -> tuple[EmbeddingModel, EmbeddingModel]:
+    """The query's network and the reference's, which are one where no other is named.
+
+    Args:
+        spec: as for `load`, or "published:siamese_vgg16" for both of its towers.
+        reference: the reference's own network, by the same names.
+        layer, checkpoint: of the query's network; towers of one published network share them.
+        pretrained, device: as for `load`, of both.
+
+    Raises:
+        ModelError: as `load`.
+    """
+    if reference is None:
+        spec, reference = published.towers(spec) or (spec, spec)
+    shared = published.towers_of_one(spec, reference)
+    model = load(spec, layer=layer, checkpoint=checkpoint, pretrained=pretrained, device=device)
+    if reference == spec:
+        return model, model
+    if shared:  # random weights were warned of already
+        return model, load(
+            reference, layer=layer, checkpoint=checkpoint, pretrained=False, device=device
+        )
+    return model, load(reference, pretrained=pretrained, device=device)
 
 
 @contextmanager

@@ -32,8 +32,23 @@ def load_checkpoint(net: nn.Module, path: str | PathLike[str]) -> None:
         CheckpointError: the file cannot be read without running code from it, weights of the
             network are missing in it, or shapes differ.
     """
-    wanted = net.state_dict()
-    state = _fit_prefix(read_checkpoint(path), wanted)
+    net.load_state_dict(fit(read_checkpoint(path), net.state_dict(), path), strict=False)
+
+
+def fit(
+    state: dict[str, Tensor], wanted: Mapping[str, Tensor], path: str | PathLike[str]
+) -> dict[str, Tensor]:
+    """Those of a file's weights that a network wants, by its names; the rest is warned of.
+
+    Args:
+        state: what was read.
+        wanted: the network's state dict, of which only the shapes are looked at.
+        path: the file, for messages.
+
+    Raises:
+        CheckpointError: weights of the network are missing, or shapes differ.
+    """
+    state = _fit_prefix(state, wanted)
     wrong = [k for k in wanted if k in state and state[k].shape != wanted[k].shape]
     if wrong:
         k = wrong[0]
@@ -49,13 +64,13 @@ def load_checkpoint(net: nn.Module, path: str | PathLike[str]) -> None:
             f"{_listing(missing)}; it has {len(unexpected)} that the network does not"
             + (f": {_listing(unexpected)}" if unexpected else "")
         )
-    net.load_state_dict({k: v for k, v in state.items() if k in wanted}, strict=False)
     if unexpected:
         warnings.warn(
             f"{path}: {len(unexpected)} weights have no place in the network and were left out: "
             f"{_listing(unexpected)}",
-            stacklevel=3,
+            stacklevel=4,
         )
+    return {k: v for k, v in state.items() if k in wanted}
 
 
 def read_checkpoint(path: str | PathLike[str]) -> dict[str, Tensor]:
