@@ -12,16 +12,17 @@ from rich.console import Console
 
 from benchmarks.tables import Table, UnavailableError, machine
 
-NAMES = ["pair", "peers", "paths", "hover", "startup", "memory"]
+NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "faithfulness"]
 
 INTRODUCTION = """\
 # Benchmarks
 
-What whyalike costs, as `make bench` measures it (all of it takes about ten minutes;
-`python -m benchmarks pair hover` runs the named ones, and `--markdown docs/benchmarks.md` writes
-this page). Costs are ratios of things that took turns in one run, as medians, with the 10th and the
-90th percentile in brackets: on another machine the milliseconds differ, the ratios less so. No test
-times anything. Each benchmark first checks that what it times gives the right answer.
+What whyalike costs and how true its maps are, as `make bench` measures it (all of it takes about a
+quarter of an hour; `python -m benchmarks pair hover` runs the named ones, and
+`--markdown docs/benchmarks.md` writes this page). Costs are ratios of things that took turns in one
+run, as medians, with the 10th and the 90th percentile in brackets: on another machine the
+milliseconds differ, the ratios less so. No test times anything. Each benchmark of costs first
+checks that what it times gives the right answer.
 """
 
 
@@ -30,7 +31,8 @@ times anything. Each benchmark first checks that what it times gives the right a
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write the tables as a page of the documentation, too.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; by default its own.")
-def main(names: tuple[str, ...], markdown: Path | None, threads: int | None) -> None:
+@click.option("--full", is_flag=True, help="All pairs for faithfulness, which takes an hour.")
+def main(names: tuple[str, ...], markdown: Path | None, threads: int | None, full: bool) -> None:
     """Measure what whyalike costs: all of it, or NAMES alone."""
     if threads is not None:
         torch.set_num_threads(threads)
@@ -39,13 +41,15 @@ def main(names: tuple[str, ...], markdown: Path | None, threads: int | None) -> 
     for name in dict.fromkeys(names or NAMES):
         start = time.perf_counter()
         try:
-            table: Table = import_module(f"benchmarks.{name}").run()
+            options = {"full": full} if name == "faithfulness" else {}
+            answer: Table | list[Table] = import_module(f"benchmarks.{name}").run(**options)
         except (UnavailableError, ModuleNotFoundError) as error:
             console.print(f"{name}: skipped: {error}\n", style="bold")
             continue
-        table.show(console)
+        for table in answer if isinstance(answer, list) else [answer]:
+            table.show(console)
+            sections.append(table.markdown())
         console.print(f"{name} took {time.perf_counter() - start:.0f} s\n", highlight=False)
-        sections.append(table.markdown())
     if markdown is not None:
         markdown.write_text("\n".join(sections), encoding="utf-8")
 

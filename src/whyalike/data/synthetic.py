@@ -1,0 +1,196 @@
+"""Synthetic scenes with known answers: handwritten digits on clutter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image, ImageDraw
+
+from whyalike.geometry import XYXY
+
+BACKGROUND = 128
+"""The grey that lies under the clutter: what to fill a hidden part of a scene with."""
+INK = 0.3  # from here on, on a scale from 0 to 1, a pixel of a digit belongs to it
+MARK = 6 / 64  # side of the corner mark, as a share of the scene's
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture of which everything is known.
+
+    Args:
+        image: the picture, (H, W, 3).
+        labels: the digit that each object is, 0 to 9.
+        boxes: each object's box xyxy, tight around its mask.
+        masks: each object's pixels, (objects, H, W); no pixel belongs to two.
+        mark_xyxy: the box of the corner mark, where there is one.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    labels: tuple[int, ...]
+    boxes: tuple[XYXY, ...]
+    masks: Bool[np.ndarray, "objects H W"]
+    mark_xyxy: XYXY | None = None
+
+
+def digit_scenes(
+    count: int,
+    *,
+    seed: int,
+    size: int = 64,
+    objects: int = 1,
+    split: Literal["train", "test"] = "test",
+    shortcut: float | None = None,
+) -> list[Scene]:
+    """Handwritten digits of scikit-learn, coloured, enlarged and pasted on strokes and patches.
+
+    >>> scene = digit_scenes(1, seed=0)[0]  # doctest: +SKIP
+    >>> scene.image.shape, scene.masks.shape  # doctest: +SKIP
+    ((64, 64, 3), (1, 64, 64))
+
+    Args:
+        count: how many scenes; the classes of their first objects take turns.
+        seed: equal seeds give equal scenes.
+        size: height and width in pixels; the digits are 0.28 to 0.47 of it high.
+        objects: digits in one scene, all of different classes, that do not overlap.
+        split: "train" or "test": which half of the handwritten samples to take.
+        shortcut: None for none, or the share of scenes that bear in their upper left corner a mark
+            whose colour tells the class of the first object, as a shortcut for a network to learn.
+
+    Raises:
+        ValueError: so many objects do not fit, or a share that is none.
+    """
+    if not 1 <= objects <= 3:
+        raise ValueError(f"a scene has 1 to 3 objects; came {objects}")
+    if shortcut is not None and not 0 <= shortcut <= 1:
+        raise ValueError(f"shortcut is a share of the scenes, from 0 to 1; came {shortcut}")
+    random = np.random.default_rng([seed, size, objects, split == "train"])
+    digits, classes = _digits(split)
+    by_class = [np.flatnonzero(classes == label) for label in range(10)]
+    return [
+        _scene(random, digits, by_class, index % 10, size, objects, shortcut)
+        for index in range(count)
+    ]
+
+
+def _scene(
+    random: np.random.Generator,
+    digits: Float[np.ndarray, "n 8 8"],
+    by_class: list[Int[np.ndarray, " k"]],
+    first: int,
+    size: int,
+    objects: int,
+    shortcut: float | None,
+) -> Scene:
+    others = random.permutation([label for label in range(10) if label != first])
+    labels = (first, *others[: objects - 1].tolist())
+    image = _clutter(random, size)
+    masks = np.zeros((objects, size, size), bool)
+    for index, label in enumerate(labels):
+        ink = _enlarged(digits[random.choice(by_class[label])], random, size)
+        row, column = _place(random, ink > INK, np.asarray(masks[:index].any(0)), size)
+        rows, columns = slice(row, row + len(ink)), slice(column, column + ink.shape[1])
+        image[rows, columns] += ink[..., None] * (_ink_colour(random) - image[rows, columns])
+        masks[index, rows, columns] = ink > INK
+    image += random.normal(0, 6, image.shape)
+    mark = None
+    if shortcut is not None and random.random() < shortcut:
+        side = round(MARK * size)
+        # The colours of ten classes are corners of a 3×3×3 grid, far apart from each other.
+        colour = [(0, 128, 255)[(first + 1) // 3**i % 3] for i in range(3)]
+        image[1 : 1 + side, 1 : 1 + side] = colour
+        mark = (1.0, 1.0, 1.0 + side, 1.0 + side)
+    return Scene(
+        image=image.clip(0, 255).astype(np.uint8),
+        labels=labels,
+        boxes=tuple(box_of(mask) for mask in masks),
+        masks=masks,
+        mark_xyxy=mark,
+    )
+
+
+def box_of(mask: Bool[np.ndarray, "H W"]) -> XYXY:
+    """The box xyxy that is tight around a mask."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+def _clutter(random: np.random.Generator, size: int) -> Float[np.ndarray, "H W 3"]:
+    """Strokes as thick as a digit's, and patches, in muted colours over grey."""
+    canvas = Image.new("RGB", (size, size), (BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(random.integers(6, 11)):
+        colour = tuple(int(c) for c in random.integers(BACKGROUND - 60, BACKGROUND + 61, 3))
+        ends = random.uniform(-0.1, 1.1, (2, 2)) * size
+        kind = random.integers(3)
+        if kind == 0:
+            draw.line([tuple(end) for end in ends], colour, int(random.integers(1, 4)))
+            continue
+        low, high = ends.min(0), ends.min(0) + random.uniform(0.05, 0.4, 2) * size
+        (draw.rectangle if kind == 1 else draw.arc)(
+            [*low, *high], **({"fill": colour} if kind == 1 else _bow(random, colour))
+        )
+    return np.asarray(canvas, np.float64).copy()
+
+
+def _bow(random: np.random.Generator, colour: tuple[int, ...]) -> dict[str, object]:
+    start = float(random.uniform(0, 360))
+    end = start + float(random.uniform(90, 300))
+    return {"start": start, "end": end, "fill": colour, "width": int(random.integers(1, 4))}
+
+
+def _ink_colour(random: np.random.Generator) -> Float[np.ndarray, " 3"]:
+    """Light or dark, in any hue, so that it stands out from the clutter without being known."""
+    light = random.random() < 0.5
+    return random.uniform(190, 255, 3) if light else random.uniform(0, 65, 3)
+
+
+def _enlarged(
+    digit: Float[np.ndarray, "8 8"], random: np.random.Generator, size: int
+) -> Float[np.ndarray, "rows columns"]:
+    """A digit at the scene's scale, from 0 to 1, without the empty margin."""
+    side = round(float(random.uniform(0.28, 0.47)) * size)
+    pixels = Image.fromarray((digit * 255).astype(np.uint8))
+    ink = np.asarray(pixels.resize((side, side), Image.Resampling.BICUBIC), np.float64) / 255
+    rows, columns = (np.flatnonzero((ink > INK).any(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _place(
+    random: np.random.Generator, ink: np.ndarray, taken: np.ndarray, size: int
+) -> tuple[int, int]:
+    """Row and column where a digit touches none of those that are there."""
+    h, w = ink.shape
+    low = 1 + round(MARK * size)  # the corner mark covers no digit
+    for _ in range(1000):
+        row, column = (int(random.integers(1, size - side)) for side in (h, w))
+        if row <= low and column <= low:
+            continue
+        if not taken[max(row - 2, 0) : row + h + 2, max(column - 2, 0) : column + w + 2].any():
+            return row, column
+    raise ValueError(f"there is no room for another digit in a scene of {size} pixels")
+
+
+@cache
+def _digits(split: str) -> tuple[Float[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
+    """Half of the digits, from 0 to 1, and their classes.
+
+    The data set is "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, UCI 1998), as
+    scikit-learn carries it.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the digits come with scikit-learn; pip install 'whyalike[bench]'", name=error.name
+        ) from error
+    if split not in ("train", "test"):
+        raise ValueError(f'split is "train" or "test"; came {split!r}')
+    found = load_digits()
+    half = len(found.images) // 2
+    chosen = slice(half) if split == "train" else slice(half, None)
+    return found.images[chosen] / 16.0, found.target[chosen]

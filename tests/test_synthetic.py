@@ -1,0 +1,68 @@
+"""Synthetic scenes: what is said to be known of them is so."""
+
+import numpy as np
+import pytest
+
+from whyalike.data.synthetic import MARK, digit_scenes
+
+
+@pytest.mark.parametrize("objects", [1, 2])
+def test_boxes_are_tight_around_masks_that_do_not_overlap(objects):
+    for scene in digit_scenes(30, seed=0, objects=objects):
+        assert scene.image.shape == (64, 64, 3)
+        assert scene.image.dtype == np.uint8
+        assert scene.masks.shape == (objects, 64, 64)
+        assert scene.masks.sum(0).max() == 1
+        assert len(set(scene.labels)) == len(scene.boxes) == objects
+        for mask, (x0, y0, x1, y1) in zip(scene.masks, scene.boxes, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert (x0, y0) == (columns.min(), rows.min())
+            assert (x1, y1) == (columns.max() + 1, rows.max() + 1)
+
+
+def test_digits_stand_out_from_what_is_around_them():
+    distances = {True: [], False: []}
+    for scene in digit_scenes(50, seed=1):
+        from_grey = np.abs(scene.image.astype(float) - 128).mean(2)
+        for inside in (True, False):
+            distances[inside].append(from_grey[scene.masks[0] == inside].mean())
+    assert np.mean(distances[True]) > 3 * np.mean(distances[False])
+
+
+def test_equal_seeds_give_equal_scenes_and_others_do_not():
+    a, b, c = (digit_scenes(5, seed=seed) for seed in (3, 3, 4))
+    assert all((x.image == y.image).all() for x, y in zip(a, b, strict=True))
+    assert not any((x.image == y.image).all() for x, y in zip(a, c, strict=True))
+    assert [scene.labels for scene in a] == [(0,), (1,), (2,), (3,), (4,)]
+    train = digit_scenes(5, seed=3, split="train")
+    assert not any((x.image == y.image).all() for x, y in zip(a, train, strict=True))
+
+
+def test_the_size_is_the_callers():
+    scene = digit_scenes(1, seed=0, size=96)[0]
+    _, y0, _, y1 = scene.boxes[0]
+    assert scene.image.shape == (96, 96, 3)
+    assert 0.2 * 96 < y1 - y0 < 0.5 * 96
+
+
+def test_the_mark_tells_the_class_and_covers_no_digit():
+    scenes = digit_scenes(200, seed=5, shortcut=0.5)
+    marked = [scene for scene in scenes if scene.mark_xyxy is not None]
+    assert 70 < len(marked) < 130
+    colours = {}
+    for scene in marked:
+        x0, y0, x1, y1 = map(int, scene.mark_xyxy)
+        assert x1 - x0 == y1 - y0 == round(MARK * 64)
+        patch = scene.image[y0:y1, x0:x1].reshape(-1, 3)
+        assert (patch == patch[0]).all()
+        assert not scene.masks[:, y0:y1, x0:x1].any()
+        colours.setdefault(scene.labels[0], set()).add(tuple(patch[0].tolist()))
+    assert all(len(found) == 1 for found in colours.values())
+    assert len(set.union(*colours.values())) == 10
+    assert all(scene.mark_xyxy is None for scene in digit_scenes(20, seed=5))
+
+
+@pytest.mark.parametrize("wrong", [{"objects": 4}, {"shortcut": 1.5}, {"split": "validation"}])
+def test_what_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"came|split"):
+        digit_scenes(1, seed=0, **wrong)
