@@ -16,6 +16,9 @@ Row = tuple[str, Method, PointMethod | None]
 
 OURS: list[Row] = [
     ("last layer", methods.decomposition, methods.decomposition_of_point),
+    ("sharp, γ 0.05, 2 × finer", *methods.sharp(0.05, 2)),
+    ("sharp, γ 0.25, 2 × finer", *methods.sharp(0.25, 2)),
+    ("sharp, γ 0.25, 4 × finer", *methods.sharp(0.25, 4)),
 ]
 BASELINES: list[Row] = [
     ("Grad-CAM", baselines.grad_cam, None),

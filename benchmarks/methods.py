@@ -5,6 +5,7 @@ Each is `(model, query, reference) → map`, the query's, with the reference's e
 
 from __future__ import annotations
 
+import functools
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,7 @@ from pytorch_grad_cam.base_cam import BaseCAM
 from torch import Tensor
 
 import whyalike as wa
-from benchmarks.pairs import Method, embed
+from benchmarks.pairs import Method, PointMethod, embed
 from benchmarks.peers import cosine_to, only_trainable
 
 IG_STEPS = 20
@@ -40,6 +41,29 @@ def decomposition_of_point(
 ) -> Float[Tensor, "h w"]:
     """v at the point, times v' of each cell."""
     return wa.explain_pair(model, query, reference).point_map(query_xy=query_xy)
+
+
+@functools.lru_cache(maxsize=16)
+def sharpened(model: wa.EmbeddingModel, gamma: float, finer: int) -> wa.EmbeddingModel:
+    """The model as `model.sharp` makes it, once."""
+    return model.sharp(gamma=gamma, finer=finer)
+
+
+def sharp(gamma: float, finer: int) -> tuple[Method, PointMethod]:
+    """The decomposition of `model.sharp`, and its map of a point."""
+
+    def method(
+        model: wa.EmbeddingModel, query: Tensor, reference: Tensor
+    ) -> tuple[Float[Tensor, "h w"], float]:
+        return decomposition(sharpened(model, gamma, finer), query, reference)
+
+    def of_point(
+        model: wa.EmbeddingModel, query: Tensor, reference: Tensor, query_xy: tuple[float, float]
+    ) -> Float[Tensor, "h w"]:
+        cut = sharpened(model, gamma, finer)
+        return decomposition_of_point(cut, query, reference, query_xy)
+
+    return method, of_point
 
 
 def random_map(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> Float[Tensor, "H W"]:

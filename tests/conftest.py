@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 # Where the mathematics is, shapes are checked at every call. Not where users come in: there it is
 # tested what is said to them about a wrong argument.
-CHECKED = ("decomposition", "heads", "surrogates")
+CHECKED = ("decomposition", "heads", *(f"surrogates.{x}" for x in ("mode", "places", "units")))
 install_import_hook([f"whyalike.{module}" for module in CHECKED], "typechecker.check")
 
 CHROMIUM_ARGUMENTS = [

@@ -291,7 +291,7 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
 @pytest.mark.parametrize("pattern", ["[", "nothing*"])
 def test_a_pattern_that_matches_nothing(pattern, monkeypatch, capsys):
     assert in_process(monkeypatch, "models", pattern) == 2
-    assert f"no convolutional network of timm matches '{pattern}'" in capsys.readouterr().err
+    assert f"no network of timm matches '{pattern}'" in capsys.readouterr().err
 
 
 def test_without_a_network_timm_fails_soon_and_in_one_line(folder):
@@ -330,3 +330,35 @@ def test_demo_explains_two_photographs_that_are_here(folder):
     again = run(folder, "demo", "--out", "new/demo")
     assert again.returncode == 0
     assert "wrote new/demo/pair.html" in again.stdout.replace(os.sep, "/")
+
+
+def test_finer_maps_and_the_curve_over_depth(folder):
+    where = ("explain", "a.jpg", "b.png", "--model", "timm:resnet10t", "--no-pretrained")
+    done = run(folder, *where, "--sharp", "--gamma", "0.25", "--depths", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert "(gamma 0.25, biases located)" in found["model"]
+    assert found["depths"][-1]["cells"] == pytest.approx(1)
+    for step in found["depths"]:
+        assert step["cells"] + step["prefix"] + step["bias"] == pytest.approx(1)
+    ledger = sum(value for row in found["ledger"].values() for value in row.values())
+    assert ledger == pytest.approx(found["similarity"])
+    assert found["ledger"]["cells"]["cells"] == pytest.approx(found["similarity"], abs=1e-4)
+    done = run(folder, *where, "--depths")
+    assert "what carries the query's embedding, cut behind each layer" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--sharp", "--layer", "x"), "--sharp chooses layer"),
+        (("--gamma", "0.1"), "--gamma is of --sharp"),
+        (("--surrogate", "gamma", "--gamma", "-1"), "-1"),
+        (("--biases", "away"), "away"),
+    ],
+)
+def test_options_that_do_not_go_together(folder, arguments, message):
+    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:model", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

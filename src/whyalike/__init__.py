@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whyalike.contributions import Contributions as Contributions
+    from whyalike.depth import Depth as Depth
     from whyalike.errors import WhyalikeError as WhyalikeError
     from whyalike.model import EmbeddingModel as EmbeddingModel
     from whyalike.pair import Match as Match
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Contributions": "contributions",
+    "Depth": "depth",
     "EmbeddingModel": "model",
     "Match": "pair",
     "Pair": "pair",
@@ -35,6 +37,7 @@ _HOMES = {
 
 __all__ = [
     "Contributions",
+    "Depth",
     "EmbeddingModel",
     "Match",
     "Pair",

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import click
 
@@ -32,6 +32,7 @@ from whyalike.errors import (
 from whyalike.files import check_input, check_outputs
 
 if TYPE_CHECKING:
+    from whyalike.depth import Depth
     from whyalike.model import EmbeddingModel
     from whyalike.pair import Pair
 
@@ -65,7 +66,12 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--checkpoint", metavar="FILE", help="Weights for the model: safetensors or torch."
         ),
-        click.option("--layer", metavar="NAME", help="Cut at this layer; default: the last map."),
+        click.option(
+            "--layer",
+            metavar="NAME",
+            help="Cut at this layer; default: the last map, or, for tokens, `auto`: the deepest "
+            "layer whose cells carry 80 %.",
+        ),
         click.option(
             "--model",
             metavar="SPEC",
@@ -162,6 +168,24 @@ def demo(folder: str, as_json: bool) -> None:
     help="A box of the query, in pixels; may be given several times.",
 )
 @click.option(
+    "--sharp",
+    is_flag=True,
+    help="Finer maps: cut at a finer grid, surrogate gamma, biases located.",
+)
+@click.option(
+    "--surrogate",
+    type=click.Choice(["gates", "gamma", "taylor"]),
+    help="How the network behind the layer is made linear; default: gates.",
+)
+@click.option("--gamma", type=click.FloatRange(0), help="γ of the surrogate gamma; default: 0.05.")
+@click.option(
+    "--biases",
+    type=click.Choice(["residual", "located"]),
+    help="Leave what the network adds behind the layer out of the maps, or put it where it is "
+    "added; default: residual.",
+)
+@click.option("--depths", is_flag=True, help="Say what the cells carry at each depth, too.")
+@click.option(
     "--bias/--no-bias",
     default=False,
     help="Count in the overall maps what a cell has with the other image's bias.",
@@ -179,6 +203,11 @@ def explain(
     reference_model: str | None,
     points: tuple[tuple[float, float], ...],
     regions: tuple[tuple[float, float, float, float], ...],
+    sharp: bool,
+    surrogate: Literal["gates", "gamma", "taylor"] | None,
+    gamma: float | None,
+    biases: Literal["residual", "located"] | None,
+    depths: bool,
     bias: bool,
     outputs: tuple[str, ...],
     as_json: bool,
@@ -193,10 +222,16 @@ def explain(
       whyalike explain a.jpg b.jpg -o pair.html
       whyalike explain a.jpg b.jpg --point 96,128 --region 40,30,120,110 -o pair.png
       whyalike explain a.jpg b.jpg --model timm:resnet50 --layer layer3 -o pair.npz
+      whyalike explain a.jpg b.jpg --sharp -o pair.html
+      whyalike explain a.jpg b.jpg --model timm:vit_small_patch16_224 --depths
       whyalike explain a.jpg b.jpg --model mymodels:make --checkpoint weights.safetensors --json
       whyalike explain a.jpg b.jpg --model published:bn_inception --checkpoint theirs.pth.tar
       whyalike explain ground.jpg aerial.jpg --model mymodels:street --reference-model mymodels:air
     """
+    if sharp and (layer, surrogate, biases) != (None, None, None):
+        raise click.UsageError("--sharp chooses layer, surrogate and biases; leave those out")
+    if gamma is not None and not (sharp or surrogate == "gamma"):
+        raise click.UsageError("--gamma is of --sharp or of --surrogate gamma; give one of them")
     inputs = [query, reference]
     for photograph in inputs:
         check_input(photograph, ImageError, "check the path of the image")
@@ -210,7 +245,18 @@ def explain(
         from whyalike.pair import explain_pair
         from whyalike.zoo import blaming
 
+        def linearised(of: EmbeddingModel) -> EmbeddingModel:
+            if sharp:
+                return of.sharp() if gamma is None else of.sharp(gamma=gamma)
+            if (surrogate, biases) == (None, None):
+                return of
+            return of.cut(surrogate=surrogate, gamma=gamma, biases=biases)
+
         with blaming("running the network"):
+            curve = loaded.depths(query) if depths else []
+            same = of_reference is loaded
+            loaded = linearised(loaded)
+            of_reference = loaded if same else linearised(of_reference)
             pair = explain_pair(loaded, query, reference, reference_model=of_reference)
         maps: dict[str, list[tuple[Any, Any]]] = {
             "points": [(p, pair.point_map(query_xy=p)) for p in points],
@@ -219,7 +265,7 @@ def explain(
     if paths:
         with _working("writing"):
             pair.save(*paths, points=points, regions=regions, bias=bias)
-    _report(pair, paths, as_json, bias=bias, **maps)
+    _report(pair, paths, as_json, curve, bias=bias, **maps)
 
 
 @cli.command()
@@ -312,9 +358,7 @@ def models(pattern: str, as_json: bool) -> None:
         names = from_timm.names(pattern)
         weights = {name: from_timm.has_weights(name) for name in names}
     if not names:
-        raise ModelError(
-            f"no convolutional network of timm matches {pattern!r}; `whyalike models` lists them"
-        )
+        raise ModelError(f"no network of timm matches {pattern!r}; `whyalike models` lists them")
     if as_json:
         found = [{"model": f"timm:{n}", "pretrained": weights[n]} for n in names]
         found += [{"model": f"published:{n}", "pretrained": False} for n in published.SPECS]
@@ -326,7 +370,7 @@ def models(pattern: str, as_json: bool) -> None:
         "onnx:FILE, pt2:FILE      a network in an ONNX file, or in a program of torch.export.save",
         "published:NAME           the paper's networks; their weights are given as --checkpoint",
         *(f"  published:{n:<24}{what}" for n, what in published.SPECS.items()),
-        f"timm:NAME                {len(names)} convolutional networks of timm",
+        f"timm:NAME                {len(names)} networks of timm",
         *(f"  timm:{n}{'' if weights[n] else '   (no weights to download)'}" for n in names),
     )
 
@@ -462,6 +506,7 @@ def _report(
     pair: Pair,
     outputs: Sequence[Path],
     as_json: bool,
+    depths: Sequence[Depth] = (),
     bias: bool = False,
     **maps: list[tuple[Any, Any]],
 ) -> None:
@@ -486,6 +531,17 @@ def _report(
         ]
         for name, key in (("points", "query_xy"), ("regions", "query_xyxy")):
             found[name] = [{key: at, "reference_map": m.tolist()} for at, m in maps.get(name, [])]
+        found["ledger"] = pair.ledger
+        found["depths"] = [
+            {
+                "layer": step.layer,
+                "grid_hw": step.layout.grid_hw,
+                "cells": step.cells,
+                "prefix": step.prefix,
+                "bias": step.bias,
+            }
+            for step in depths
+        ]
         found["files"] = [str(path) for path in outputs]
         _print(json.dumps(found, allow_nan=False))
         return
@@ -496,12 +552,31 @@ def _report(
     ]
     labels = ("regions × regions", "query's bias", "reference's bias", "bias × bias")
     lines += [f"  {label:<18}{value:+.8f}" for label, value in zip(labels, pair.terms, strict=True)]
+    if any(c.prefix is not None and len(c.prefix) for c in (pair.query, pair.reference)):
+        lines.append("of the biases, prefix tokens (class, registers) carry")
+        lines.append(f"  {'with regions':<18}{_of_tokens(pair.ledger, 'cells'):+.8f}")
+        lines.append(
+            f"  {'with one another':<18}{pair.ledger['prefix tokens']['prefix tokens']:+.8f}"
+        )
+    if depths:
+        width = max(len(step.layer) for step in depths)
+        lines.append("\nwhat carries the query's embedding, cut behind each layer")
+        lines.append(f"  {'':<{width}}  {'cells':>7} {'tokens':>7} {'bias':>7}")
+        lines += [
+            f"  {step.layer:<{width}}  {step.cells:7.1%} {step.prefix:7.1%} {step.bias:7.1%}"
+            for step in depths
+        ]
     for name in ("points", "regions"):
         for at, values in maps.get(name, []):
             text = ",".join(f"{v:g}" for v in at)
             total = values.sum().item()
             lines.append(f"{name[:-1]} {text} carries {total:+.8f} with all regions")
     _print(*lines, *(f"wrote {path}" for path in outputs))
+
+
+def _of_tokens(ledger: dict[str, dict[str, float]], other: str) -> float:
+    """What prefix tokens of either image carry with a part of the other one."""
+    return ledger["prefix tokens"][other] + ledger[other]["prefix tokens"]
 
 
 if __name__ == "__main__":

@@ -157,6 +157,29 @@ class Cut:
         """Find the head again: it may have been trained, replaced or moved."""
         self._heads.clear()
 
+    def depths(self, images: Float[Tensor, "n 3 H W"]) -> list[depth.Depth]:
+        """What carries the embeddings at each step that everything goes through."""
+        check_eval(self.net)
+        images = to_net(self.net, images)
+        layouts = find_layouts(self.net, finishing_order(self.net, images), images)
+        return measure_depths(self.net, images, layouts, self.surrogate)
+
+    def finer(self, shape: torch.Size, times: int) -> str:
+        """The deepest step whose grid has so many times the rows of the last map's."""
+        images = to_net(self.net, noise(2, shape))
+        layouts = find_layouts(self.net, finishing_order(self.net, images), images)
+        steps = depth.candidates(self.net, layouts)
+        last = last_map(type(self.net).__name__, layouts)
+        rows = times * layouts[last].grid_hw[0]
+        # The deepest that is fine enough; then, the finest first, those that are not.
+        fine = [name for name in reversed(steps) if layouts[name].grid_hw[0] >= rows]
+        coarse = [name for name in reversed(steps) if layouts[name].grid_hw[0] < rows]
+        coarse.sort(key=lambda name: -layouts[name].grid_hw[0])
+        for name in [*fine, *coarse]:
+            if depth.carries_all(self.net, name, images):
+                return name
+        return last
+
     # -- ways to decompose a head ----------------------------------------------------------------
 
     def _ways(
@@ -264,7 +287,7 @@ class Cut:
         auto = ""
         if self.layer in ("", AUTO):
             layouts = find_layouts(self.net, order, images)
-            last = last_map(type(self.net).__name__, layouts, order)
+            last = last_map(type(self.net).__name__, layouts)
             if self.layer == AUTO or layouts[last].kind == "tokens":
                 chosen = choose(self.net, images, layouts, self.surrogate)
                 self.layer = chosen.layer

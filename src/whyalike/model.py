@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from whyalike.contributions import Contributions
 from whyalike.cut import Cut, PoolModule, to_net
+from whyalike.depth import Depth
 from whyalike.errors import ImageError, LayerError, ModelError
 from whyalike.geometry import Frame
 from whyalike.heads import Split
@@ -166,6 +167,40 @@ class EmbeddingModel(nn.Module):
             from_parts=self._cut.from_parts and layer in (None, self.layer),
         )
         return model
+
+    def sharp(self, *, gamma: float = 0.05, finer: int = 2) -> EmbeddingModel:
+        """The same network, cut where its maps are finer, with sums shared among their terms.
+
+        Maps so made add up to the score as those of the last layer do, and lie closer around what
+        carries it (measured in docs/sharp-maps.md). They take a few passes through the network.
+
+        Args:
+            gamma: of the surrogate; larger ones lie closer, and depend less on what is asked.
+            finer: how many times as many rows as the last map's the grid is to have. Of the layers
+                that everything goes through, the deepest such one is taken, or else the finest.
+
+        Raises:
+            ModelError: the model has no preprocess, which says how large images are.
+        """
+        if self.preprocess is None:
+            raise ModelError("to find a finer map, a preprocess must say the image size")
+        layer = self._cut.finer(torch.Size((3, *self.preprocess.size_hw)), finer)
+        return self.cut(layer, surrogate="gamma", gamma=gamma, biases="located")
+
+    def depths(self, images: Source | list[Any] | tuple[Any, ...]) -> list[Depth]:
+        """What carries the embeddings of some images, by the depth of the cut.
+
+        One reverse-mode derivative of the network for all steps that everything goes through, from
+        the image on, under this model's surrogate, with biases residual.
+
+        Args:
+            images: one or more, as for `explain`, all of one size for the network.
+        """
+        listed = images if isinstance(images, list | tuple) else [images]
+        tensors = [load_photograph(source, self.preprocess).tensor for source in listed]
+        if len({tensor.shape for tensor in tensors}) != 1:
+            raise ModelError("depths takes images of one size; give a preprocess, or one image")
+        return self._cut.depths(torch.stack(tensors))
 
     @property
     def layer(self) -> str:

@@ -198,10 +198,11 @@ class Pair:
         the query do not overlap, nor do those of the reference, so the shares of different links
         count nothing twice.
         """
-        sizes = [tuple(math.ceil(n / 5) for n in c.frame.grid_hw) for c in self._both]
+        both = self.at_hand()._both
+        sizes = [tuple(math.ceil(n / 5) for n in c.frame.grid_hw) for c in both]
         blocks_q, blocks_r = (
             _block_sums(c.values / norm, size)
-            for c, size, norm in zip(self._both, sizes, self._lengths, strict=True)
+            for c, size, norm in zip(both, sizes, self._lengths, strict=True)
         )
         links = blocks_q.flatten(0, 1) @ blocks_r.flatten(0, 1).T
         found: list[Match] = []
@@ -212,7 +213,7 @@ class Pair:
                 break
             boxes = []
             for axis, (c, blocks, size) in enumerate(
-                zip(self._both, (blocks_q, blocks_r), sizes, strict=True)
+                zip(both, (blocks_q, blocks_r), sizes, strict=True)
             ):
                 cell = best // links.shape[1] if axis == 0 else best % links.shape[1]
                 row, column = divmod(cell, blocks.shape[1])
@@ -222,6 +223,20 @@ class Pair:
             share = value / self.similarity if self.similarity else math.nan
             found.append(Match(boxes[0], boxes[1], value, share))
         return found
+
+    def at_hand(self, rows: int = 14) -> Pair:
+        """The same pair with all v at hand, for what needs every link between cells.
+
+        Where v take a derivative of the head for each cell, cells are summed on a grid of at most
+        so many rows and columns; else nothing is computed.
+        """
+        return Pair(
+            *(
+                c if c.at_hand else c.on_grid((min(h, rows), min(w, rows)))
+                for c in self._both
+                for h, w in [c.frame.grid_hw]
+            )
+        )
 
     def save(self, *paths: str | PathLike[str], **options: Any) -> None:
         """Write the pair by the file's ending: .html (interactive), .png or .pdf, .npz.

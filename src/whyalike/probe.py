@@ -76,7 +76,7 @@ def find_layouts(
     return found
 
 
-def last_map(net_name: str, layouts: dict[str, Layout], order: list[tuple[str, torch.Size]]) -> str:
+def last_map(net_name: str, layouts: dict[str, Layout]) -> str:
     """The layer to cut at where none is named: the last that gives a map or tokens."""
     if not layouts:
         raise LayerError(

@@ -44,7 +44,7 @@ def save_pair(
     def write(path: Path, file: BinaryIO) -> None:
         match path.suffix.lower():
             case ".html":
-                file.write(export.page(export.viewer_data(pair)).encode())
+                file.write(export.page(export.viewer_data(pair.at_hand())).encode())
             case ".npz":
                 np.savez_compressed(file, **arrays(pair, points=points, regions=regions))  # type: ignore[arg-type]
             case ending:

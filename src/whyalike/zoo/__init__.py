@@ -38,13 +38,13 @@ def load(
 
     Args:
         spec: nothing for the default network, EfficientNet-Lite0 with ImageNet weights, which
-            needs no download; "timm:NAME" for a convolutional network of timm with its own
+            needs no download; "timm:NAME" for a network of timm with its own
             preprocessing; "published:NAME" for a network of the paper (`whyalike.zoo.published`),
             with random weights but for a checkpoint; "package.module:factory" for a function of
             yours that returns an nn.Module or an EmbeddingModel, or for such a module itself;
             "onnx:FILE" or "pt2:FILE", also a path that ends so, for a network in a file
             ("onnx:FILE#NAME" where several of its outputs may be the embedding).
-        layer: the layer to cut at; by default the last feature map.
+        layer: the layer to cut at; by default the last feature map, or what "auto" finds.
         checkpoint: a file of weights, safetensors or torch (read with `weights_only=True`), for
             the network that `spec` makes.
         pretrained: whether timm downloads its weights, not done where a checkpoint is given; for

@@ -1,4 +1,4 @@
-"""Convolutional networks of timm, each with its own preprocessing."""
+"""Networks of timm, each with its own preprocessing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from whyalike.errors import ModelError, in_one_line
 from whyalike.preprocess import Preprocess
 
-# timm's modules whose networks end in a feature map (N, C, h, w). Others end in tokens.
+# timm's modules whose networks are known to be explained: convolutional ones, and transformers.
 CONVOLUTIONAL = (
     *("byobnet", "convmixer", "convnext", "cspnet", "densenet", "dla", "dpn", "edgenext"),
     *("efficientnet", "fasternet", "fastvit", "focalnet", "ghostnet", "hardcorenas", "hgnet"),
@@ -22,11 +22,12 @@ CONVOLUTIONAL = (
     *("res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet"),
     *("starnet", "tresnet", "vgg", "vovnet", "xception", "xception_aligned"),
 )
+TRANSFORMERS = ("beit", "deit", "maxxvit", "swin_transformer", "vision_transformer")
 
 
 def names(pattern: str = "*") -> list[str]:
-    """Names of timm's convolutional networks that match a pattern such as "resnet*"."""
-    every = {name for module in CONVOLUTIONAL for name in list_models(module=module)}
+    """Names of timm's networks that match a pattern such as "resnet*"."""
+    every = {name for module in CONVOLUTIONAL + TRANSFORMERS for name in list_models(module=module)}
     return sorted(name for name in every if fnmatch(name, pattern))
 
 

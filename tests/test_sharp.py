@@ -1,0 +1,59 @@
+"""Finer maps of the default network: where they are cut, and that they add up."""
+
+import math
+
+import pytest
+import torch
+
+import whyalike as wa
+from whyalike.data.samples import demo_pair
+from whyalike.errors import CompletenessError, ModelError
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wa.load()
+
+
+def test_sharp_maps_are_finer_and_add_up(model):
+    sharp = model.sharp()
+    assert sharp.layer == "blocks.4"  # the last of 14×14, through which everything goes
+    pair = wa.explain_pair(sharp, *demo_pair())
+    assert pair.query.frame.grid_hw == (14, 14)
+    assert pair.similarity == wa.explain_pair(model, *demo_pair()).similarity
+    assert abs(pair.terms.pairs - pair.similarity) < 1e-4
+    for side in ("query", "reference"):
+        assert pair.overall_map(side).sum().item() == pytest.approx(pair.similarity, abs=1e-4)
+    coarse = pair.query.on_grid((5, 7))
+    assert coarse.at_hand
+    torch.testing.assert_close(coarse.total(), pair.query.total(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(coarse.rest, pair.query.rest)
+
+
+def test_the_finest_is_taken_where_none_is_fine_enough(model):
+    assert model.sharp(finer=1000).layer == model.sharp(finer=16).layer
+
+
+def test_what_a_cut_can_be(model):
+    assert model.cut("blocks.5").cut(surrogate="gamma", gamma=math.inf).layer == "blocks.5"
+    assert "(gamma inf, biases residual)" in repr(model.cut(surrogate="gamma", gamma=math.inf))
+    for wrong in ({"surrogate": "delta"}, {"gamma": -1}, {"gamma": math.nan}, {"biases": "away"}):
+        with pytest.raises(ValueError, match="came"):
+            model.cut(**wrong)
+    parts = wa.EmbeddingModel(torch.nn.Conv2d(3, 4, 3).eval(), "mean")
+    with pytest.raises(ModelError, match="preprocess"):
+        parts.sharp()
+
+
+def test_weights_that_changed_since_are_noticed(model):
+    sharp = model.sharp()
+    x = sharp.explain(demo_pair()[0])
+    weight = model.net.conv_head.weight
+    kept = weight.detach().clone()
+    try:
+        weight.data.mul_(2)
+        with pytest.raises(CompletenessError, match="explain it again"):
+            x.map(x.embedding)
+    finally:
+        weight.data.copy_(kept)
+    assert torch.isfinite(x.map(x.embedding)).all()
