@@ -17,6 +17,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 def test_public_names_are_pinned():
     assert sorted(wa.__all__) == [
         "Contributions",
+        "Depth",
         "EmbeddingModel",
         "Match",
         "Pair",
