@@ -354,6 +354,7 @@ def test_finer_maps_and_the_curve_over_depth(folder):
         (("--sharp", "--layer", "x"), "--sharp chooses layer"),
         (("--gamma", "0.1"), "--gamma is of --sharp"),
         (("--surrogate", "gamma", "--gamma", "-1"), "-1"),
+        (("--surrogate", "gamma", "--gamma", "nan"), "came nan"),
         (("--biases", "away"), "away"),
     ],
 )

@@ -1,5 +1,6 @@
 """Transformers and any depth: completeness, and the full Jacobian of networks with held gates."""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 import whyalike as wa
 from nets import seeded
 from oracle import held_biases, held_decomposition
+from whyalike import baselines
 from whyalike.errors import LayerError
 from whyalike.layout import Layout, find_layout
 
@@ -224,6 +226,21 @@ def test_a_class_token_under_taylor_loses_the_score():
     carried = sum(lost[a][b] for a in ("cells", "prefix tokens")
                   for b in ("cells", "prefix tokens"))  # fmt: skip
     assert abs(carried) < 0.2 * abs(pair.similarity)
+
+
+@pytest.mark.parametrize("kind", ["ViT, registers and LayerScale", "Swin"])
+def test_baselines_and_arrays_of_tokens_and_channels_last(kind, tmp_path):
+    build, layer, layout = SMALL[kind]
+    model = wa.EmbeddingModel.from_module(build(), layer, wa.Preprocess(size=HW))
+    x, y = images(2)
+    pair = wa.explain_pair(model, x, y)
+    for method in (baselines.grad_cam, baselines.layer_cam, baselines.rectified_grad_cam):
+        assert method(model, x, y).shape == layout.grid_hw
+    pair.save(tmp_path / "pair.npz")
+    found = np.load(tmp_path / "pair.npz")
+    total = found["query_values"].sum((0, 1)) + found["query_prefix"].sum(0) + found["query_bias"]
+    np.testing.assert_allclose(total, found["query_embedding"], rtol=1e-9, atol=1e-9)
+    assert ("prefix tokens counted as bias" in pair.model) == (layout.prefix > 0)
 
 
 def test_networks_of_tokens_are_cut_by_themselves():

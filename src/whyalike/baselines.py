@@ -176,7 +176,7 @@ def occlusion(
 def _at_cut(
     model: EmbeddingModel, query: Source, reference: Source, score: Score
 ) -> tuple[Float[Tensor, "c h w"], Float[Tensor, "c h w"]]:
-    """The query's feature map and the score's gradient with respect to it."""
+    """The cells of the query's layer at the cut, and the score's gradient with respect to them."""
     images, other = _tensor(model, query)[None], _embedding(model, reference)
     leaves: list[Tensor] = []
 
@@ -191,7 +191,8 @@ def _at_cut(
             (gradient,) = torch.autograd.grad(score(model.net(images), other).sum(), leaves)
     finally:
         handle.remove()
-    return leaves[0].detach()[0], gradient[0]
+    layout = model.layout(images)
+    return layout.as_map(leaves[0].detach())[0], layout.as_map(gradient)[0]
 
 
 def _input_gradient(model: EmbeddingModel, x: Tensor, other: Tensor) -> Tensor:

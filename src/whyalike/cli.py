@@ -230,6 +230,8 @@ def explain(
     """
     if sharp and (layer, surrogate, biases) != (None, None, None):
         raise click.UsageError("--sharp chooses layer, surrogate and biases; leave those out")
+    if gamma is not None and math.isnan(gamma):
+        raise click.UsageError("--gamma is 0 or more, or inf; came nan")
     if gamma is not None and not (sharp or surrogate == "gamma"):
         raise click.UsageError("--gamma is of --sharp or of --surrogate gamma; give one of them")
     inputs = [query, reference]
@@ -552,7 +554,7 @@ def _report(
     ]
     labels = ("regions × regions", "query's bias", "reference's bias", "bias × bias")
     lines += [f"  {label:<18}{value:+.8f}" for label, value in zip(labels, pair.terms, strict=True)]
-    if any(c.prefix is not None and len(c.prefix) for c in (pair.query, pair.reference)):
+    if any(len(c.prefix_values) for c in (pair.query, pair.reference)):
         lines.append("of the biases, prefix tokens (class, registers) carry")
         lines.append(f"  {'with regions':<18}{_of_tokens(pair.ledger, 'cells'):+.8f}")
         lines.append(

@@ -85,7 +85,7 @@ class Contributions:
             )
 
     def __repr__(self) -> str:
-        (h, w), d, p = self.frame.grid_hw, len(self.embedding), len(self._prefix)
+        (h, w), d, p = self.frame.grid_hw, len(self.embedding), len(self.prefix_values)
         tokens = f", {p} prefix token{'s' if p > 1 else ''}" if p else ""
         taylor = f"; first order only: {', '.join(self.taylor)}" if self.taylor else ""
         return f"Contributions({self.name!r}, {h}×{w} cells{tokens}, {d} dimensions{taylor})"
@@ -95,7 +95,7 @@ class Contributions:
         """V of every cell; from a head without a closed form this takes as many derivatives."""
         if isinstance(self.source, Tensor):
             return self.source
-        return self.source.values()[0, len(self._prefix) :].unflatten(0, self.frame.grid_hw)
+        return self.source.values()[0, len(self.prefix_values) :].unflatten(0, self.frame.grid_hw)
 
     @property
     def at_hand(self) -> bool:
@@ -124,7 +124,7 @@ class Contributions:
             return self.values @ u
         E, places = self.source.pull(u[None])
         self._check_same(E)
-        return places[0, len(self._prefix) :].unflatten(0, self.frame.grid_hw)
+        return places[0, len(self.prefix_values) :].unflatten(0, self.frame.grid_hw)
 
     def total(self) -> Float[Tensor, " d"]:
         """Σ_ij v_ij."""
@@ -135,7 +135,7 @@ class Contributions:
     @property
     def rest(self) -> Float[Tensor, " d"]:
         """What no cell gives: the prefix tokens' v and b."""
-        return self._prefix.sum(0) + self.bias
+        return self.prefix_values.sum(0) + self.bias
 
     def on_grid(self, grid_hw: tuple[int, int]) -> Contributions:
         """The same contributions summed into the cells of a coarser grid, all v at hand.
@@ -161,11 +161,12 @@ class Contributions:
             source=self.values.to(device),
             bias=self.bias.to(device),
             embedding=self.embedding.to(device),
-            prefix=self._prefix.to(device),
+            prefix=self.prefix_values.to(device),
         )
 
     @property
-    def _prefix(self) -> Tensor:
+    def prefix_values(self) -> Float[Tensor, "p d"]:
+        """`prefix`, which has no rows where there are no such tokens."""
         assert self.prefix is not None
         return self.prefix
 
@@ -174,7 +175,7 @@ class Contributions:
         of_cells = torch.from_numpy(weights).to(self.embedding).flatten(1)
         if isinstance(self.source, Tensor) or self.at_hand:
             return of_cells @ self.values.flatten(0, 1)
-        none = of_cells.new_zeros(len(of_cells), len(self._prefix))
+        none = of_cells.new_zeros(len(of_cells), len(self.prefix_values))
         parts = []
         for some in torch.cat([none, of_cells], 1).split(64):
             E, pushed = self.source.push(some[:, None])

@@ -167,8 +167,9 @@ class LinearHead:
     def values(self, chunk_bytes: int = CHUNK_BYTES) -> Float[Tensor, "n places d"]:
         """All v, in chunks of places that take about `chunk_bytes` of memory at a time."""
         n, places = len(self.A), self.layout.places
-        # Some tensors are alive at a time, each with a tangent for each place of the chunk.
-        chunk = max(1, min(places, chunk_bytes // max(1, 3 * self._largest)))
+        # Several tensors are alive at a time, each with a tangent for each place of the chunk;
+        # with three, 471 MiB were used of 256 on a ResNet-18.
+        chunk = max(1, min(places, chunk_bytes // max(1, 6 * self._largest)))
         parts = []
         for start in range(0, places, chunk):
             some = torch.arange(start, min(start + chunk, places), device=self.A.device)

@@ -40,6 +40,16 @@ class Layout:
         """Channels of an output (N, ...) that lies so."""
         return shape[1] if self.kind == "channels first" else shape[-1]
 
+    def as_map(self, output: Tensor) -> Float[Tensor, "n c h w"]:
+        """The cells of an output (N, ...) as a map with channels first, without prefix tokens."""
+        match self.kind:
+            case "channels first":
+                return output
+            case "channels last":
+                return output.movedim(-1, 1)
+            case "tokens":
+                return output[:, self.prefix :].unflatten(1, self.grid_hw).movedim(-1, 1)
+
     def spread(
         self, presence: Float[Tensor, "n places"], shape: torch.Size
     ) -> tuple[Tensor, Float[Tensor, "n 1 h w"]]:

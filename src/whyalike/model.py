@@ -16,6 +16,7 @@ from whyalike.depth import Depth
 from whyalike.errors import ImageError, LayerError, ModelError
 from whyalike.geometry import Frame
 from whyalike.heads import Split
+from whyalike.layout import Layout
 from whyalike.pooling import Kind as PoolKind
 from whyalike.pooling import Pool
 from whyalike.preprocess import Photograph, Preprocess, Source, load_photograph
@@ -326,6 +327,12 @@ class EmbeddingModel(nn.Module):
         check_eval(self.net)
         A, E = self._cut.run(self.to_net(images))
         return A, E, self._cut.head(A)[1]
+
+    def layout(self, images: Float[Tensor, "n 3 H W"]) -> Layout:
+        """How the output of the layer at the cut lies on images, its cells and prefix tokens."""
+        self._cut.prepare(images.shape[1:])
+        images = self.to_net(images)
+        return self._cut.layout(self._cut.run(images)[0], images)
 
     def to_net(self, images: Tensor) -> Tensor:
         """Images where the network is, in its type."""

@@ -131,6 +131,8 @@ class Pair:
         """The network in words (both, where query and reference have one each)."""
         q, r = self.query.model, self.reference.model
         words = q if q == r else f"query: {q}; reference: {r}"
+        if any(len(c.prefix_values) for c in self._both):
+            words += "; prefix tokens counted as bias"
         return words + (f"; first order only: {', '.join(self.taylor)}" if self.taylor else "")
 
     def overall_map(self, side: Side = "reference", bias: bool = False) -> Float[Tensor, "h w"]:

@@ -59,8 +59,9 @@ def arrays(
 ) -> dict[str, np.ndarray]:
     """Everything that a pair knows, as named arrays in units of cosine, for `numpy.load`.
 
-    `query_values`, `query_bias` and `query_embedding` (and the reference's) are v, b and E as the
-    network has them; maps and the matrix are divided by |E^q||E^r|.
+    `query_values`, `query_prefix`, `query_bias` and `query_embedding` (and the reference's): v of
+    the cells, v of prefix tokens, b and E as the network has them; maps and the matrix are divided
+    by |E^q||E^r|. Where v are not at hand, this takes a derivative of the head for each cell.
     """
     found: dict[str, np.ndarray] = {
         "similarity": np.array(pair.similarity),
@@ -73,6 +74,7 @@ def arrays(
         found |= {
             f"{side}_name": np.array(c.name),
             f"{side}_values": c.values.cpu().numpy(),
+            f"{side}_prefix": c.prefix_values.cpu().numpy(),
             f"{side}_bias": c.bias.cpu().numpy(),
             f"{side}_embedding": c.embedding.cpu().numpy(),
             f"{side}_size_wh": np.array(c.frame.size_wh),

@@ -125,7 +125,7 @@ class Linearised(TorchFunctionMode):
         if self.surrogate.kind == "taylor":
             divided = divided and len(sources) < 2
         new = frozenset[str]() if known or divided else frozenset({name})
-        names = new.union(*(self._taylor[t] for t in sources))
+        on_the_way = new.union(*(self._taylor[t] for t in sources))
         gate = name in GATES or (
             name in KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates
         )
@@ -134,7 +134,7 @@ class Linearised(TorchFunctionMode):
         outputs = [args[0]] if name == "setitem" else tensors(result)
         for output in outputs:
             if output.is_floating_point():
-                self._taylor[output] = self._taylor.get(output, frozenset()) | names
+                self._taylor[output] = self._taylor.get(output, frozenset()) | on_the_way
                 self.largest = max(self.largest, output.numel() * output.element_size())
                 if gate:
                     self._gates[output] = True
