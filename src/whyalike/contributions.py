@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from whyalike.affinity import Affinity
 from whyalike.errors import CompletenessError, RegionError
 from whyalike.geometry import Frame, line_coverage
 
@@ -59,6 +60,8 @@ class Contributions:
         taylor: names of operations of the head that have no frozen form and were expanded to first
             order instead (Eq. 6); what that leaves over is in the bias.
         prefix: v of tokens that are of the whole image (class, registers), (p, d); none by default.
+        affinity: of the cells, where maps are to be shared among those that the network sees alike;
+            the v themselves are not.
     """
 
     source: Float[Tensor, "h w d"] | Linear
@@ -70,6 +73,7 @@ class Contributions:
     model: str = ""
     taylor: tuple[str, ...] = ()
     prefix: Float[Tensor, "p d"] | None = None
+    affinity: Affinity | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         h, w = self.frame.grid_hw
@@ -118,13 +122,20 @@ class Contributions:
         return self._weighted(self.frame.box_coverage(xyxy)[None])[0]
 
     def map(self, u: Float[Tensor, " d"]) -> Float[Tensor, "h w"]:
-        """v_ij · u for every cell, for any vector u: one operation serves every map."""
+        """v_ij · u for every cell, for any vector u: one operation serves every map.
+
+        With an affinity, cells that the network sees alike share it; the sum is the same.
+        """
         u = u.to(self.embedding)
         if isinstance(self.source, Tensor) or self.at_hand:
-            return self.values @ u
-        E, places = self.source.pull(u[None])
-        self._check_same(E)
-        return places[0, len(self.prefix_values) :].unflatten(0, self.frame.grid_hw)
+            carried = self.values @ u
+        else:
+            E, places = self.source.pull(u[None])
+            self._check_same(E)
+            carried = places[0, len(self.prefix_values) :].unflatten(0, self.frame.grid_hw)
+        if self.affinity is None:
+            return carried
+        return self.affinity.share(carried.flatten()[None])[0].view(carried.shape)
 
     def total(self) -> Float[Tensor, " d"]:
         """Σ_ij v_ij."""
@@ -150,7 +161,12 @@ class Contributions:
         by_row, by_column = line_coverage(rows, h), line_coverage(columns, w)
         weights = np.einsum("ah,bw->abhw", by_row, by_column).reshape(-1, h, w)
         summed = self._weighted(weights).unflatten(0, grid_hw)
-        return replace(self, source=summed, frame=replace(self.frame, grid_hw=grid_hw))
+        return replace(
+            self,
+            source=summed,
+            frame=replace(self.frame, grid_hw=grid_hw),
+            affinity=None if self.affinity is None else self.affinity.on_grid(grid_hw),
+        )
 
     def to(self, device: torch.device) -> Contributions:
         """The same contributions on another device, all v at hand if it is another one."""

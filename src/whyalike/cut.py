@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from whyalike import decomposition, depth
+from whyalike.affinity import Affinity
 from whyalike.decomposition import Decomposition, LinearHead, hooked_output, replaced_output
 from whyalike.errors import CompletenessError, LayerError, OutputError
 from whyalike.heads import Split, describe, kept_as_is, recognise, trace_head
@@ -46,6 +47,7 @@ class Decomposed:
         taylor: names of operations of the head that were only expanded to first order.
         v: of the cells (n, h·w, d), where they are known in closed form.
         heads: else, for each image its head as a linear map of its places.
+        affinity: of the cells, where maps are to be shared among them.
     """
 
     E: Float[Tensor, "n d"]
@@ -55,6 +57,7 @@ class Decomposed:
     taylor: tuple[str, ...]
     v: Float[Tensor, "n cells d"] | None
     heads: list[LinearHead]
+    affinity: Affinity | None = None
 
     def values(self) -> Float[Tensor, "n cells d"]:
         """V of all cells."""
@@ -85,7 +88,8 @@ class Cut:
         """What was found, in words."""
         # By shape, type and device of the map.
         self._heads: dict[Any, tuple[nn.Module | None, Split | None]] = {}
-        self._layouts: dict[Any, Layout] = {}
+        self._layouts: dict[Any, dict[str, Layout]] = {}
+        self._finer: str | None = None
         self._graph: fx.Graph | None = None
         if layer not in ("", AUTO):
             check_layer_name(net, layer)
@@ -100,26 +104,47 @@ class Cut:
         self.prepare(images.shape[1:])
         check_eval(self.net)
         images = to_net(self.net, images)
-        A, E = self.run(images)
+        kept: dict[str, list[Tensor]] = {} if self._finer is None else {self._finer: []}
+        A, E = self.run(images, kept)
         layout = self.layout(A, images)
         tolerance = decomposition.tolerance(A, E)
         *others, last = self._ways(A, images, layout)
         for way in others:
             with suppress(CompletenessError, RuntimeError):
-                return self._checked(way(), A, E, layout, tolerance)
-        return self._checked(last(), A, E, layout, tolerance)
+                found = self._checked(way(), A, E, layout, tolerance)
+                break
+        else:
+            found = self._checked(last(), A, E, layout, tolerance)
+        if not self.surrogate.affinity:
+            return found
+        layouts = self._layouts[A.shape[1:], images.shape[2:]]
+        maps = [layout.as_map(A), *(layouts[name].as_map(x) for name, [x] in kept.items())]
+        affinity = Affinity(maps, layout.grid_hw, self.surrogate.affinity)
+        return replace(found, affinity=affinity)
 
-    def run(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """One forward pass of the network as it is: the map at the cut, and the embedding."""
-        maps: list[Tensor] = []
+    def run(
+        self, images: Tensor, kept: dict[str, list[Tensor]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One forward pass of the network as it is: the map at the cut, and the embedding.
 
-        def keep(output: Tensor) -> Tensor:
-            maps.append(output.clone())  # at once: a ReLU behind the layer may work in place
-            return output
+        Args:
+            kept: other layers, to each of which its output is added.
+        """
+        outputs: dict[str, list[Tensor]] = {self.layer: [], **(kept or {})}
 
-        with hooked_output(self.net.get_submodule(self.layer), keep), torch.no_grad():
+        def keep(name: str) -> Callable[[Tensor], Tensor]:
+            def hook(output: Tensor) -> Tensor:
+                # A copy, at once: a ReLU behind the layer may work in place.
+                outputs[name].append(output.clone())
+                return output
+
+            return hook
+
+        with ExitStack() as stack, torch.no_grad():
+            for name in outputs:
+                stack.enter_context(hooked_output(self.net.get_submodule(name), keep(name)))
             E = self.net(images)
-        E = check_embeddings(E, len(images))
+        E, maps = check_embeddings(E, len(images)), outputs[self.layer]
         if len(maps) != 1:
             raise LayerError(
                 f"layer {self.layer!r} must run once for an embedding and give a tensor; it gave "
@@ -134,17 +159,17 @@ class Cut:
         key = (A.shape[1:], images.shape[2:])
         if key not in self._layouts:
             order = finishing_order(self.net, images)
-            found = find_layouts(self.net, order, images).get(self.layer)
-            if found is None and self.from_parts and A.dim() == 4:
-                found = Layout("channels first", (A.shape[2], A.shape[3]))
-            if found is None or len(A) != len(images):
+            layouts = find_layouts(self.net, order, images)
+            if self.layer not in layouts and self.from_parts and A.dim() == 4:
+                layouts[self.layer] = Layout("channels first", (A.shape[2], A.shape[3]))
+            if self.layer not in layouts or len(A) != len(images):
                 raise LayerError(
                     f"layer {self.layer!r} must give a map (N, C, h, w), (N, h, w, C) or tokens "
                     f"(N, prefix + h·w, C) for {len(images)} images; came {tuple(A.shape)}; choose "
                     f"another layer"
                 )
-            self._layouts[key] = found
-        return self._layouts[key]
+            self._layouts[key] = layouts
+        return self._layouts[key][self.layer]
 
     def head(self, A: Tensor) -> tuple[nn.Module | None, Split | None]:
         """The head as a module of the map alone, and as a known pooling and the rest, if it is."""
@@ -308,6 +333,10 @@ class Cut:
             steps = " → ".join(filter(None, [str(split.pool), describe(split.project)]))
         if self.surrogate != Surrogate():
             steps += f" ({self.surrogate})"
+        if self.surrogate.affinity:
+            self._finer = depth.finer(
+                self.net, self._layouts[A.shape[1:], images.shape[2:]], layout
+            )
         size = f"{layout.channels(A.shape)}×{layout}"
         self.found = f"{size} map of {self.where}{auto} → {steps} → embedding of {E.shape[1]}"
 

@@ -48,6 +48,13 @@ def candidates(net: nn.Module, layouts: dict[str, Layout]) -> list[str]:
     return found
 
 
+def finer(net: nn.Module, layouts: dict[str, Layout], layout: Layout) -> str | None:
+    """The deepest step whose grid has at least twice the rows of a layout's, if there is any."""
+    rows = 2 * layout.grid_hw[0]
+    fine = [name for name in candidates(net, layouts) if layouts[name].grid_hw[0] >= rows]
+    return fine[-1] if fine else None
+
+
 @torch.no_grad()
 def carries_all(net: nn.Module, layer: str, images: Float[Tensor, "n 3 H W"]) -> bool:
     """Whether everything from the image to the embedding goes through a layer's output.

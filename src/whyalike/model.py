@@ -80,6 +80,7 @@ class EmbeddingModel(nn.Module):
         surrogate: Kind = "gates",
         gamma: float = 0.05,
         biases: Biases = "residual",
+        affinity: float = 0.0,
     ) -> EmbeddingModel:
         """Any network from images to embeddings, cut at a named layer.
 
@@ -101,6 +102,8 @@ class EmbeddingModel(nn.Module):
             gamma: γ of "gamma", 0 or more; `math.inf` is allowed.
             biases: "residual" leaves what the network adds behind the layer in the bias, as in the
                 paper; "located" counts it at the cells where it is added.
+            affinity: above 0, cells that the network sees alike share what a map says that they
+                carry; 2 is what `sharp` takes, larger ones share less (see docs/sharp-maps.md).
 
         Raises:
             LayerError: no such layer (the message names the near ones), or no map comes out of it.
@@ -117,7 +120,7 @@ class EmbeddingModel(nn.Module):
         nn.Module.__init__(model)
         model.training = False
         preprocess = Preprocess() if preprocess is None else preprocess
-        model._assemble(net, layer, preprocess, Surrogate(surrogate, gamma, biases))
+        model._assemble(net, layer, preprocess, Surrogate(surrogate, gamma, biases, affinity))
         return model
 
     def _assemble(
@@ -144,13 +147,14 @@ class EmbeddingModel(nn.Module):
         surrogate: Kind | None = None,
         gamma: float | None = None,
         biases: Biases | None = None,
+        affinity: float | None = None,
     ) -> EmbeddingModel:
         """The same network, cut at another layer or linearised in another way.
 
         >>> model.cut("layer3", surrogate="gamma", biases="located")  # doctest: +SKIP
 
         Args:
-            layer, surrogate, gamma, biases: as in `from_module`; what is left out stays.
+            layer, surrogate, gamma, biases, affinity: as in `from_module`; what is left out stays.
         """
         now = self._cut.surrogate
         model = type(self).__new__(type(self))
@@ -164,12 +168,13 @@ class EmbeddingModel(nn.Module):
                 now.kind if surrogate is None else surrogate,
                 now.gamma if gamma is None else gamma,
                 now.biases if biases is None else biases,
+                now.affinity if affinity is None else affinity,
             ),
             from_parts=self._cut.from_parts and layer in (None, self.layer),
         )
         return model
 
-    def sharp(self, *, gamma: float = 0.05, finer: int = 2) -> EmbeddingModel:
+    def sharp(self, *, gamma: float = 0.1, finer: int = 2, affinity: float = 2.0) -> EmbeddingModel:
         """The same network, cut where its maps are finer, with sums shared among their terms.
 
         Maps so made add up to the score as those of the last layer do, and lie closer around what
@@ -179,6 +184,7 @@ class EmbeddingModel(nn.Module):
             gamma: of the surrogate; larger ones lie closer, and depend less on what is asked.
             finer: how many times as many rows as the last map's the grid is to have. Of the layers
                 that everything goes through, the deepest such one is taken, or else the finest.
+            affinity: of cells that share what they carry; 0 leaves to each its own.
 
         Raises:
             ModelError: the model has no preprocess, which says how large images are.
@@ -186,7 +192,7 @@ class EmbeddingModel(nn.Module):
         if self.preprocess is None:
             raise ModelError("to find a finer map, a preprocess must say the image size")
         layer = self._cut.finer(torch.Size((3, *self.preprocess.size_hw)), finer)
-        return self.cut(layer, surrogate="gamma", gamma=gamma, biases="located")
+        return self.cut(layer, surrogate="gamma", gamma=gamma, biases="located", affinity=affinity)
 
     def depths(self, images: Source | list[Any] | tuple[Any, ...]) -> list[Depth]:
         """What carries the embeddings of some images, by the depth of the cut.
@@ -297,6 +303,7 @@ class EmbeddingModel(nn.Module):
                     model=self.description,
                     taylor=found.taylor,
                     prefix=found.prefix[row],
+                    affinity=None if found.affinity is None else found.affinity[row],
                 )
         return deque(results[i] for i in range(len(photographs)))
 

@@ -21,11 +21,14 @@ class Surrogate:
         biases: what becomes of constants that the network adds behind the cut: "residual" leaves
             them in b, as in the paper; "located" counts each at the cells where it is added, and
             leaves in b only those that are added to the image as a whole.
+        affinity: above 0, maps are shared among cells that the network sees alike, the larger the
+            number the fewer (`whyalike.affinity`). The v stay as they are.
     """
 
     kind: Kind = "gates"
     gamma: float = 0.05
     biases: Biases = "residual"
+    affinity: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -36,7 +39,10 @@ class Surrogate:
             )
         if not self.gamma >= 0 or math.isnan(self.gamma):
             raise ValueError(f"gamma is 0 or more, or infinite; came {self.gamma!r}")
+        if not 0 <= self.affinity < math.inf:
+            raise ValueError(f"affinity is 0 (none) or more; came {self.affinity!r}")
 
     def __str__(self) -> str:
         kind = f"gamma {self.gamma:g}" if self.kind == "gamma" else self.kind
-        return f"{kind}, biases {self.biases}"
+        affinity = f", affinity {self.affinity:g}" if self.affinity else ""
+        return f"{kind}, biases {self.biases}{affinity}"

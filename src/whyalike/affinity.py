@@ -1,0 +1,85 @@
+"""Maps in which cells that a network sees alike share what they carry.
+
+What one cell of a map carries is divided among all cells in proportion to how alike their features
+are: m'_i = Σ_j P_ij m_j, with every column of P adding up to 1. So nothing is lost and the map adds
+up to what it did, only over cells that stand for a part of the object rather than for a spot on it.
+P knows nothing of the other image, nor of what is asked.
+
+P is the pixel correlation of Wang et al., "Self-supervised Equivariant Attention Mechanism for
+Weakly Supervised Semantic Segmentation", CVPR 2020 (Eq. 6), divided over where a value goes instead
+of over where it comes from, which is what keeps the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+BLOCK_BYTES = 32 * 2**20
+"""How much memory a block of rows of P may take; the whole of it is never kept."""
+
+
+class Affinity:
+    """How alike the cells of each image are: P above, for n images.
+
+    a_ij = max(0, mean over maps of cos(F_i − F̄, F_j − F̄))^power, where F is a map brought to the
+    grid and F̄ its mean over the cells; P_ij = a_ij / Σ_k a_kj.
+
+    Args:
+        maps: features of the same images, (n, c, h, w) each, of any grids.
+        grid_hw: of the cells.
+        power: larger ones keep values among fewer cells, those most alike.
+    """
+
+    def __init__(
+        self, maps: Sequence[Float[Tensor, "n c h w"]], grid_hw: tuple[int, int], power: float
+    ) -> None:
+        self.maps, self.grid_hw, self.power = maps, grid_hw, power
+        self._features = [_centred(A, grid_hw) for A in maps]
+        n, cells, _ = self._features[0].shape
+        self._sums = self._features[0].new_zeros(n, cells)
+        for _, alike in self._rows():
+            self._sums += alike.sum(1)
+
+    def __getitem__(self, image: int) -> Affinity:
+        """That of one of the images."""
+        return Affinity([A[image : image + 1] for A in self.maps], self.grid_hw, self.power)
+
+    def on_grid(self, grid_hw: tuple[int, int]) -> Affinity:
+        """That of the cells of another grid."""
+        return Affinity(self.maps, grid_hw, self.power)
+
+    def share(self, carried: Float[Tensor, "n cells"]) -> Float[Tensor, "n cells"]:
+        """Σ_j P_ij m_j for every cell, of a map m; where it is, and in its type."""
+        divided = (carried.to(self._sums) / self._sums)[..., None]
+        return torch.cat([alike @ divided for _, alike in self._rows()], 1)[..., 0].to(carried)
+
+    def matrix(self) -> Float[Tensor, "n cells cells"]:
+        """P itself."""
+        return torch.cat([alike / self._sums[:, None] for _, alike in self._rows()], 1)
+
+    def _rows(self) -> Iterator[tuple[slice, Float[Tensor, "n rows cells"]]]:
+        """a, some rows at a time."""
+        n, cells, _ = self._features[0].shape
+        step = max(1, BLOCK_BYTES // (n * cells * self._sums.element_size()))
+        for start in range(0, cells, step):
+            rows = slice(start, min(start + step, cells))
+            cosines = [f[:, rows] @ f.mT for f in self._features]
+            alike = (sum(cosines[1:], cosines[0]) / len(cosines)).clamp(0, 1).pow(self.power)
+            # A cell is like itself, even where its features are exactly the mean.
+            alike.diagonal(start, 1, 2).fill_(1.0)
+            yield rows, alike
+
+
+def _centred(A: Float[Tensor, "n c h w"], grid_hw: tuple[int, int]) -> Float[Tensor, "n cells c"]:
+    """A map's features at the cells of a grid, less their mean, of length 1 (or 0)."""
+    A = A.detach().to(torch.promote_types(A.dtype, torch.float32))
+    if tuple(A.shape[2:]) != grid_hw:
+        finer = A.shape[2] >= grid_hw[0] and A.shape[3] >= grid_hw[1]
+        A = F.interpolate(A, size=grid_hw, mode="area" if finer else "bilinear")
+    rows = A.flatten(2).mT
+    return F.normalize(rows - rows.mean(1, keepdim=True), dim=2)
