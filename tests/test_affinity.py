@@ -19,14 +19,14 @@ H, W = 3, 5
 def slow(maps: list[Tensor], grid_hw: tuple[int, int], power: float) -> Tensor:
     """P of one image, entry by entry."""
     h, w = grid_hw
+    kinds = ["area" if A.shape[1] >= h and A.shape[2] >= w else "bilinear" for A in maps]
+    maps = [F.interpolate(A[None], grid_hw, mode=k)[0] for A, k in zip(maps, kinds, strict=True)]
     P = torch.zeros(h * w, h * w, dtype=torch.float64)
     for i in range(h * w):
         for j in range(h * w):
             cosines = []
             for A in maps:
-                size = "area" if A.shape[1] >= h and A.shape[2] >= w else "bilinear"
-                A = F.interpolate(A[None], size=grid_hw, mode=size)[0].flatten(1)
-                f, g = (A[:, k] - A.mean(1) for k in (i, j))
+                f, g = (A.flatten(1)[:, k] - A.mean((1, 2)) for k in (i, j))
                 length = f.norm() * g.norm()
                 cosines.append((f @ g / length).item() if length > 0 else 0.0)
             P[i, j] = 1.0 if i == j else max(0.0, sum(cosines) / len(cosines)) ** power

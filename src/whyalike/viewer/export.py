@@ -58,7 +58,9 @@ def viewer_data(pair: Pair) -> dict[str, Any]:
 
     The links between cells, v^q_ij·v^r_xy / (|E^q||E^r|), go either as the (nq, nr) matrix or as
     its two factors, (nq, d) and (nr, d), whichever is smaller; `value = scale × stored`, for
-    factors `scale × q·r`; `peak` is the largest |value|. The maps, (h, w) row by row, are float32.
+    factors `scale × q·r`; `peak` is the largest |value| of a cell's map. The maps, (h, w) row by
+    row, are float32. Where maps are shared among like cells, a photograph has how much each of its
+    cells takes of each, (n, n), for the maps that the module computes.
     """
     similarity = float(pair.similarity)
     return {
@@ -114,7 +116,7 @@ def page(data: dict[str, Any]) -> str:
 def _photograph(pair: Pair, side: Literal["query", "reference"]) -> dict[str, Any]:
     image = pair.query if side == "query" else pair.reference
     frame = image.frame
-    return {
+    data: dict[str, Any] = {
         "name": image.name,
         "src": _data_url(image.picture, frame.size_wh),
         "size_wh": list(frame.size_wh),
@@ -123,18 +125,29 @@ def _photograph(pair: Pair, side: Literal["query", "reference"]) -> dict[str, An
         "overall": _base64(_array(pair.overall_map(side, bias=False)), "<f4"),
         "overall_bias": _base64(_array(pair.overall_map(side, bias=True)), "<f4"),
     }
+    sharing = _sharing(image)
+    if sharing is not None:
+        scale = _half_scale(sharing)
+        data["sharing"] = {"scale": scale, "matrix": _base64(sharing / scale, "<f2")}
+    return data
+
+
+def _sharing(image: Contributions) -> np.ndarray | None:
+    """How much each cell takes of each, (n, n), where maps are shared."""
+    return None if image.affinity is None else _array(image.affinity.matrix()[0])
 
 
 def _links(pair: Pair) -> dict[str, Any]:
     query, reference = _factor(pair.query), _factor(pair.reference)
     (nq, d), nr = query.shape, len(reference)
+    peak = _peak(query, reference, _sharing(pair.query), _sharing(pair.reference))
     if (nq + nr) * d < nq * nr:
         q_scale, r_scale = _half_scale(query), _half_scale(reference)
         return {
             "encoding": "factors",
             "rank": d,
             "scale": q_scale * r_scale,
-            "peak": _peak(query, reference),
+            "peak": peak,
             "query": _base64(query / q_scale, "<f2"),
             "reference": _base64(reference / r_scale, "<f2"),
         }
@@ -143,15 +156,32 @@ def _links(pair: Pair) -> dict[str, Any]:
     return {
         "encoding": "matrix",
         "scale": scale,
-        "peak": float(np.abs(matrix).max()),
+        "peak": peak,
         "matrix": _base64(matrix / scale, "<f2"),
     }
 
 
-def _peak(query: np.ndarray, reference: np.ndarray, rows: int = 256) -> float:
-    """The largest |q·r| of all rows, without ever holding them all."""
-    parts = (query[start : start + rows] for start in range(0, len(query), rows))
-    return max(float(np.abs(part @ reference.T).max()) for part in parts)
+def _peak(
+    query: np.ndarray,
+    reference: np.ndarray,
+    by_query: np.ndarray | None,
+    by_reference: np.ndarray | None,
+    rows: int = 256,
+) -> float:
+    """The largest |value| of the maps of all cells of both images, without ever holding them all.
+
+    Args:
+        query, reference: v of the cells, whose products are the links.
+        by_query, by_reference: how the maps over either image are shared.
+    """
+    largest = []
+    for of, over, by in ((query, reference, by_reference), (reference, query, by_query)):
+        drawn = over if by is None else by @ over
+        parts = (of[start : start + rows] for start in range(0, len(of), rows))
+        largest.append(max(float(np.abs(part @ drawn.T).max()) for part in parts))
+        if by_query is None and by_reference is None:
+            break  # one's maps are the other's, turned
+    return max(largest)
 
 
 def _worth_a_line(matches: list[Match]) -> list[Match]:

@@ -17,8 +17,9 @@
 /** @typedef {[number, number, number, number]} XYXY */
 /**
  * A photograph: size and view in its pixels; the overall maps without and with the other's bias as
- * float32 (h, w). All arrays are little-endian base64, row by row.
- * @typedef {{ name: string, src: string, size_wh: XY, view_xyxy: XYXY, grid_hw: XY, overall: string, overall_bias: string }} PhotoData
+ * float32 (h, w); perhaps how much each cell takes of each (n, n), float16, for maps that are shared
+ * among like cells. All arrays are little-endian base64, row by row.
+ * @typedef {{ name: string, src: string, size_wh: XY, view_xyxy: XYXY, grid_hw: XY, overall: string, overall_bias: string, sharing?: { scale: number, matrix: string } }} PhotoData
  */
 /**
  * What each pair of cells shares, float16, as a matrix (nq, nr) or as its factors (n, rank):
@@ -261,6 +262,33 @@ function makeLinks(links, grids) {
       }
     }
     return map;
+  };
+}
+
+/**
+ * Maps of links as they are drawn: shared among like cells of the photograph, where it says how.
+ * @param {ViewerData} data @param {Record<Side, Grid>} grids
+ * @returns {(side: Side, footprint: Footprint) => Float32Array}
+ */
+function makeMaps(data, grids) {
+  const links = makeLinks(data.links, grids);
+  /** @param {Side} side */
+  const sharing = (side) => {
+    const given = data[side].sharing;
+    return given && { by: decodeHalves(given.matrix, given.scale), out: new Float32Array(grids[side].n) };
+  };
+  const shared = { query: sharing("query"), reference: sharing("reference") };
+  return (side, footprint) => {
+    const map = links(side, footprint);
+    const given = shared[OTHER[side]];
+    if (!given) return map;
+    const { by, out } = given;
+    for (let i = 0, at = 0; i < out.length; i++) {
+      let sum = 0;
+      for (let j = 0; j < map.length; j++) sum += by[at++] * map[j];
+      out[i] = sum;
+    }
+    return out;
   };
 }
 
@@ -665,7 +693,7 @@ export function mount(element, data, options = {}) {
     query: [decodeFloats(data.query.overall), decodeFloats(data.query.overall_bias)],
     reference: [decodeFloats(data.reference.overall), decodeFloats(data.reference.overall_bias)],
   };
-  const linkMap = makeLinks(data.links, grids);
+  const linkMap = makeMaps(data, grids);
   const overallFull =
     roundUp(Math.max(...SIDES.flatMap((side) => overall[side].map(largest)))) || 1;
 
