@@ -65,9 +65,7 @@ def finishing_order(net: nn.Module, images: Tensor) -> list[Finished]:
     return order
 
 
-def find_layouts(
-    net: nn.Module, order: list[Finished], images: Tensor
-) -> dict[str, Layout]:
+def find_layouts(net: nn.Module, order: list[Finished], images: Tensor) -> dict[str, Layout]:
     """How the outputs of modules lie on the image, of those that run once and whose do."""
     runs = Counter(name for name, _, _ in order)
     prefix = getattr(net, "num_prefix_tokens", None)

@@ -1,4 +1,4 @@
-"""Where models come from: the default one, timm, the paper, a user's factory, and checkpoints."""
+"""Where models come from: the default, timm, transformers, the paper, a factory, and files."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ def load(
 
     Args:
         spec: nothing for the default network, EfficientNet-Lite0 with ImageNet weights, which
-            needs no download; "timm:NAME" for a network of timm with its own
-            preprocessing; "transformers:NAME" for a vision network of Hugging Face's transformers
-            by its name on the hub or a folder, "transformers:NAME#cls" for a certain embedding of
-            it (`whyalike.zoo.from_transformers.create` says which there are); "published:NAME" for a network of the paper (`whyalike.zoo.published`),
-            with random weights but for a checkpoint; "package.module:factory" for a function of
-            yours that returns an nn.Module or an EmbeddingModel, or for such a module itself;
-            "onnx:FILE" or "pt2:FILE", also a path that ends so, for a network in a file
-            ("onnx:FILE#NAME" where several of its outputs may be the embedding).
+            needs no download; "timm:NAME" for a network of timm with its own preprocessing;
+            "transformers:NAME" for a vision network of Hugging Face's transformers by its name on
+            the hub or a folder, with "#cls" or the like behind it for another of its embeddings
+            (`whyalike.zoo.from_transformers.create` tells which); "published:NAME" for a network of
+            the paper (`whyalike.zoo.published`), with random weights but for a checkpoint;
+            "package.module:factory" for a function of yours that returns an nn.Module or an
+            EmbeddingModel, or for such a module itself; "onnx:FILE" or "pt2:FILE", also a path that
+            ends so, for a network in a file ("onnx:FILE#NAME" where several of its outputs may be
+            the embedding).
         layer: the layer to cut at; by default the last feature map, or what "auto" finds.
         checkpoint: a file of weights, safetensors or torch (read with `weights_only=True`), for
             the network that `spec` makes.

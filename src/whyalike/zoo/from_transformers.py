@@ -165,6 +165,7 @@ def _configure(source: str) -> tuple[type[Any], PreTrainedConfig]:
     """The class of a network and its settings, read as plain data and looked over."""
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source)
+        settings = dict(settings)
     except Exception as error:  # a hub that is out of reach raises whatever its client raises
         raise ModelError(
             f"transformers cannot find {source!r}: {in_one_line(error).rstrip('.')}; without a "

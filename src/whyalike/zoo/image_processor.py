@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,23 @@ from transformers import AutoImageProcessor, ImageProcessingMixin
 from whyalike.errors import ModelError, in_one_line
 from whyalike.preprocess import Preprocess
 
-LEVELS = 2.5
-"""How far, in levels of 8 bits, a resampling in torch may lie from Pillow's."""
+LEVELS = 1.5
+"""How far, in levels of 8 bits, a processor may lie off: one that scales before it resizes does."""
 
 
 def preprocess(source: str) -> Preprocess:
     """The preprocessing that lies beside a network, in a folder or on the hub.
 
     Its settings say what it should do; whether a Preprocess does the same is tried out on two
-    images of soft noise.
+    images of soft noise. Meant is what it does by Pillow: by torchvision, where transformers has a
+    choice, the same resampling comes out a few levels of 255 away at some pixels.
 
     Raises:
         ModelError: there is none, it needs code of its own, or it does something else.
     """
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        settings = dict(settings)
     except Exception as error:
         raise ModelError(
             f"{source}: has no image processor (preprocessor_config.json), which says how images "
@@ -39,8 +42,16 @@ def preprocess(source: str) -> Preprocess:
             f"{source}: its image processor is code of its own, which is not run (auto_map); give "
             f"a preprocess"
         )
+    kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+    if not re.fullmatch(r"\w+(ImageProcessor(Fast)?|FeatureExtractor)", str(kind)):
+        raise ModelError(
+            f"{source}: its preprocessor_config.json names no image processor; came {kind!r}; give "
+            f"a preprocess"
+        )
     try:
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(
+            source, backend="pil", trust_remote_code=False
+        )
         found = from_processor(processor)
         gap = max(_gap(found, processor, size_wh) for size_wh in ((67, 45), (50, 91)))
     except Exception as error:
@@ -71,13 +82,18 @@ def from_processor(processor: Any) -> Preprocess:
     std = processor.image_std if processor.do_normalize else [1.0] * 3
     return Preprocess(
         size=size_hw,
-        mean=tuple(value / scale for value in mean),
-        std=tuple(value / scale for value in std),
+        mean=_scaled(mean, scale),
+        std=_scaled(std, scale),
         interpolation=Image.Resampling(int(processor.resample)).name.lower(),
         fit=fit,
         crop_fraction=_fraction(resized_hw, size_hw),
         crop_rounding="down",
     )
+
+
+def _scaled(values: Any, scale: float) -> tuple[float, float, float]:
+    red, green, blue = (float(value) / scale for value in values)
+    return red, green, blue
 
 
 def _plan(processor: Any) -> tuple[str, tuple[int, int], tuple[int, int]]:
