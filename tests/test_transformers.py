@@ -197,8 +197,16 @@ def test_the_embedding_is_the_one_that_people_use(family, folder_of):
     assert model.layout(x).prefix == tokens
 
 
-@pytest.mark.parametrize("surrogate", ["gates", "gamma"])
-@pytest.mark.parametrize("family", FAMILIES)
+VARIANTS = ("BEiT", "DINOv3, ConvNeXt", "CLIP, vision tower", "CLIP, projected tower", "Swin V2",
+            "MetaCLIP 2", "ConvNeXt")  # fmt: skip
+WITH_SURROGATES = [
+    pytest.param(family, surrogate, marks=[pytest.mark.slow] * (i > 0 and family in VARIANTS))
+    for family in FAMILIES
+    for i, surrogate in enumerate(("gates", "gamma"))
+]
+
+
+@pytest.mark.parametrize(("family", "surrogate"), WITH_SURROGATES)
 def test_completeness_at_each_depth(family, surrogate, folder_of):
     model = load(folder_of(family)[0], layer_of(family))
     x = torch.randn(3, *model.preprocess.size_hw, generator=seeded(1))
