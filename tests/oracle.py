@@ -190,12 +190,14 @@ def held_network(net: nn.Module, images: Tensor) -> nn.Module:
     return net.eval()
 
 
-def held_decomposition(net: nn.Module, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
+def held_decomposition(
+    net: nn.Module, layer: str, images: Tensor, hold=held_network
+) -> tuple[Tensor, Tensor]:
     """v and b of one image by the full Jacobian of a held network: v of each number, A's shape.
 
     v is (d, *A.shape[1:]): what each number of the layer's output gives.
     """
-    held = held_network(net, images)
+    held = hold(net, images)
     kept: list[Tensor] = []
     hook = held.get_submodule(layer).register_forward_hook(lambda m, i, o: kept.append(o.detach()))
     E = held(images)

@@ -138,6 +138,8 @@ BAD = {
     "one channel": (["--model", "mine:grey"], "mine:grey() raised RuntimeError: Given groups=1"),
     "its probe": (["--model", "mine:grey_net"], "running the network raised RuntimeError: Given"),
     "it fails later": (["--model", "mine:late"], "running the network raised KeyError: 'late'"),
+    "no folder": (["--model", "transformers:./away"], "there is no folder './away'"),
+    "no embedding": (["--model", "transformers:.#first"], "#mean; came #first"),
     "no module": (["--model", ":x"], "came ':x'"),
     "relative module": (["--model", ".mine:model"], "came '.mine:model'"),
     "import fails": (
@@ -191,7 +193,9 @@ def test_an_output_that_cannot_be_written_leaves_the_others_unwritten(folder):
     assert not list(folder.glob(".whyalike-*"))
 
 
-HEAVY = "assert not {'torch', 'timm', 'numpy', 'matplotlib', 'rich'} & set(sys.modules)"
+HEAVY = (
+    "assert not {'torch', 'timm', 'transformers', 'numpy', 'matplotlib', 'rich'} & set(sys.modules)"
+)
 
 
 def test_help_does_not_wait_for_torch(folder):
@@ -294,18 +298,25 @@ def test_a_pattern_that_matches_nothing(pattern, monkeypatch, capsys):
     assert f"no network of timm matches '{pattern}'" in capsys.readouterr().err
 
 
-def test_without_a_network_timm_fails_soon_and_in_one_line(folder):
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("timm:resnet10t", "timm cannot make 'resnet10t' with its weights: "),
+        ("transformers:some/network", "transformers cannot find 'some/network': "),
+    ],
+)
+def test_without_a_network_a_hub_fails_soon_and_in_one_line(model, message, folder):
     """A name that nobody may have (RFC 2606) stands for the hub."""
     environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
     environment |= {"HF_ENDPOINT": "http://hub.invalid", "HF_HOME": str(folder / "cache")}
     environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "whyalike", "explain", "a.jpg", "b.png"]
     done = subprocess.run(
-        [*command, "--model", "timm:resnet10t"],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=40, env=environment,
+        [*command, "--model", model],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=90, env=environment,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("whyalike: timm cannot make 'resnet10t' with its weights: ")
+    assert done.stderr.startswith(f"whyalike: {message}")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -314,6 +325,7 @@ def test_version_and_models(folder):
     listed = run(folder, "models", "resnet1?").stdout
     assert "  timm:resnet18\n" in listed
     assert "EfficientNet-Lite0" in listed
+    assert "\ntransformers:NAME " in listed
     as_json = json.loads(run(folder, "models", "resnet1?", "--json").stdout)
     assert {"model": "timm:resnet18", "pretrained": True} in as_json
 

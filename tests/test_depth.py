@@ -270,6 +270,7 @@ def test_networks_of_tokens_are_cut_by_themselves():
         ((2, 7, 8), (64, 64), [], None, Layout("tokens", (2, 2), 3)),
         ((2, 64, 1, 1), (64, 64), [], None, None),
         ((2, 64), (64, 64), [], None, None),
+        ((2, 1024, 1), (224, 224), [(7, 7)], 0, None),  # channels that were pooled
     ],
 )
 def test_layouts(shape, image_hw, grids, prefix, expected):

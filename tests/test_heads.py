@@ -203,3 +203,40 @@ def test_a_head_that_is_changed_later_is_found_again():
     A = gem.trunk(x)[0].detach()
     v_slow, _ = jacobian_decomposition(lambda z: gem.pool(z).flatten(1), A)
     torch.testing.assert_close(v[0].view(H, W, -1), v_slow, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("uses_both", [False, True])
+@pytest.mark.parametrize("n", [1, 3])
+def test_of_a_layer_that_gives_several_the_first_is_meant(uses_both, n):
+    """As blocks of transformers give a tuple; `a[0]` of a map would be its first image."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = trunk()
+
+        def forward(self, x):
+            A = self.trunk(x)
+            return A, A.mean((2, 3))
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x):
+            A, pooled = self.block(x)
+            return A.amax((2, 3)) + 0.5 * pooled if uses_both else A.amax((2, 3))
+
+    net = randomise(Whole())
+    model = wa.EmbeddingModel.from_module(net, "block", SIZE)
+    # What looks at the second as well is run again, which holds that at its value, as a bias.
+    assert (model._cut._graph is None) == uses_both
+    x = images(n)
+    v, b, E, _, taylor = model.decompose(x)
+    A = net.block(x)[0].flatten(2).mT
+    expected = torch.zeros_like(A).scatter(1, A.argmax(1, keepdim=True), A.amax(1, keepdim=True))
+    torch.testing.assert_close(v, expected)
+    torch.testing.assert_close(v.sum(1) + b, E)
+    torch.testing.assert_close(E, net(x))
+    assert not taylor

@@ -805,6 +805,7 @@ def test_equal_settings_are_equal() -> None:
         ({"crop_fraction": 0}, "crop_fraction lies above 0"),
         ({"crop_fraction": 1.15}, "crop_fraction lies above 0 and up to 1"),
         ({"crop_fraction": float("nan")}, "crop_fraction"),
+        ({"crop_rounding": "up"}, 'crop_rounding is one of "even", "down"'),
         ({"crop_fraction": 1e-9}, "100,000,000"),
     ],
 )

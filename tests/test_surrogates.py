@@ -36,6 +36,10 @@ def score(A: Tensor) -> Tensor:
     return A.sum(1, keepdim=True)
 
 
+def cells_norm(A: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(A, dim=(2, 3), keepdim=True)
+
+
 # name: (the head of A, the same with its gates as numbers: of A, linear, and of `at`)
 CASES = {
     "layer norm, written out": (written_layer_norm, layer_norm_by_hand),
@@ -60,6 +64,17 @@ CASES = {
                       lambda A, at: pooled(A * F.softplus(score(at)))),
     "glu": (lambda A: pooled(F.glu(A, dim=1)),
             lambda A, at: pooled(A[:, : C // 2] * at[:, C // 2 :].sigmoid())),
+    "swiglu": (lambda A: pooled(F.silu(A) * A.flip(1)),
+               lambda A, at: pooled(F.silu(at) * A.flip(1))),
+    "geglu": (lambda A: pooled(A.flip(1) * F.gelu(A)),
+              lambda A, at: pooled(A.flip(1) * F.gelu(at))),
+    "squeeze and excite of a silu": (  # the gate comes first, and is the stronger one
+        lambda A: pooled(torch.sigmoid(F.silu(A).mean((2, 3), keepdim=True)) * F.silu(A)),
+        lambda A, at: pooled(torch.sigmoid(F.silu(at).mean((2, 3), keepdim=True))
+                             * (A * F.silu(at) / at))),
+    "global response norm": (
+        lambda A: pooled(A * (cells_norm(A) / (cells_norm(A).mean(1, keepdim=True) + 1e-6))),
+        lambda A, at: pooled(A * (cells_norm(at) / (cells_norm(at).mean(1, keepdim=True) + 1e-6)))),
     "tanh times sigmoid": (
         lambda A: pooled(A.tanh() * score(A).sigmoid()),
         lambda A, at: pooled(A * (at.tanh() / at) * score(at).sigmoid())),

@@ -61,7 +61,7 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--pretrained/--no-pretrained",
             default=True,
-            help="Download timm's weights, or start from random ones.",
+            help="Read the weights of timm and transformers, or start from random ones.",
         ),
         click.option(
             "--checkpoint", metavar="FILE", help="Weights for the model: safetensors or torch."
@@ -75,8 +75,8 @@ def _model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--model",
             metavar="SPEC",
-            help="timm:NAME, published:NAME, onnx:FILE, pt2:FILE or package.module:factory; "
-            "default: EfficientNet-Lite0.",
+            help="timm:NAME, transformers:NAME, published:NAME, onnx:FILE, pt2:FILE or "
+            "package.module:factory; default: EfficientNet-Lite0.",
         ),
     ):
         command = option(command)
@@ -224,6 +224,7 @@ def explain(
       whyalike explain a.jpg b.jpg --model timm:resnet50 --layer layer3 -o pair.npz
       whyalike explain a.jpg b.jpg --sharp -o pair.html
       whyalike explain a.jpg b.jpg --model timm:vit_small_patch16_224 --depths
+      whyalike explain a.jpg b.jpg --model transformers:facebook/dinov2-small
       whyalike explain a.jpg b.jpg --model mymodels:make --checkpoint weights.safetensors --json
       whyalike explain a.jpg b.jpg --model published:bn_inception --checkpoint theirs.pth.tar
       whyalike explain ground.jpg aerial.jpg --model mymodels:street --reference-model mymodels:air
@@ -372,6 +373,7 @@ def models(pattern: str, as_json: bool) -> None:
         "onnx:FILE, pt2:FILE      a network in an ONNX file, or in a program of torch.export.save",
         "published:NAME           the paper's networks; their weights are given as --checkpoint",
         *(f"  published:{n:<24}{what}" for n, what in published.SPECS.items()),
+        "transformers:NAME        networks of Hugging Face's transformers, by hub name or folder",
         f"timm:NAME                {len(names)} networks of timm",
         *(f"  timm:{n}{'' if weights[n] else '   (no weights to download)'}" for n in names),
     )
@@ -438,7 +440,11 @@ def _load(
 ) -> tuple[EmbeddingModel, EmbeddingModel]:
     """The query's network and the reference's, which are mostly one."""
     named = [] if checkpoint is not None else [spec]
-    if pretrained and any((each or "").startswith("timm:") for each in [*named, reference_spec]):
+    timm = any((each or "").startswith("timm:") for each in [*named, reference_spec])
+    # Of transformers' networks, the settings are on the hub as well.
+    if (pretrained and timm) or any(
+        (each or "").startswith("transformers:") for each in (spec, reference_spec)
+    ):
         _hush_hub()
     from whyalike.zoo import load_two
 

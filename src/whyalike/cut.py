@@ -319,10 +319,11 @@ class Cut:
                 auto = f" (auto: cells carry {chosen.cells:.0%})"
             else:
                 self.layer = last
-        finished = [name for name, _ in order]
+        finished = [name for name, _, _ in order]
+        several = any(name == self.layer and several for name, _, several in order)
         before = finished[: finished.index(self.layer)] if self.layer in finished else []
         # Once, as tracing is not safe while another thread runs a network.
-        self._graph = trace_head(self.net, self.layer, before)
+        self._graph = trace_head(self.net, self.layer, before, several)
         A, E = self.run(images)
         layout = self.layout(A, images)
         check_per_image(self.run(images[:1])[1], E[:1])

@@ -38,12 +38,16 @@ class Depth(NamedTuple):
 def candidates(net: nn.Module, layouts: dict[str, Layout]) -> list[str]:
     """Layers to cut at that are steps of the network: its blocks, in the order that they finish.
 
-    A step is a module in a chain (nn.Sequential, nn.ModuleList), or one of the network's own.
+    A step is a module in a chain (nn.Sequential, nn.ModuleList), or one of the network's own; a
+    network that only wraps another one has that one's.
     """
+    whole = net
+    while len(children := list(whole.children())) == 1:
+        (whole,) = children
     found = []
     for name in layouts:
         parent = net.get_submodule(name.rpartition(".")[0]) if "." in name else net
-        if parent is net or isinstance(parent, nn.Sequential | nn.ModuleList):
+        if parent in (net, whole) or isinstance(parent, nn.Sequential | nn.ModuleList):
             found.append(name)
     return found
 

@@ -7,6 +7,7 @@ by what it *computes* on random maps, not by the names of its modules.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,7 +47,9 @@ class _Tracer(fx.Tracer):
         return m in self.whole or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.Graph | None:
+def trace_head(
+    net: nn.Module, layer: str, before: Collection[str] = (), several: bool = False
+) -> fx.Graph | None:
     """The part of a network that runs from a layer's output to its own, or None.
 
     None where the network cannot be traced (its control flow looks at values), where the layer is
@@ -57,6 +60,7 @@ def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.G
         net: the network.
         layer: the name of the module to cut behind.
         before: names of modules that finish before the layer does, which need not be traceable.
+        several: whether the layer gives a tuple or list, of which the first is meant.
 
     Returns:
         A graph of one input; `fx.GraphModule(net, graph)` runs it with the weights of the moment.
@@ -71,7 +75,7 @@ def trace_head(net: nn.Module, layer: str, before: Collection[str] = ()) -> fx.G
     cuts = [
         n for n in graph.nodes if n.op == "call_module" and net.get_submodule(n.target) is module
     ]
-    return _tail(graph, cuts[0]) if len(cuts) == 1 else None
+    return _tail(graph, cuts[0], several) if len(cuts) == 1 else None
 
 
 def _trace(net: nn.Module, whole: set[nn.Module]) -> fx.Graph | None:
@@ -104,14 +108,20 @@ def kept_as_is(net: nn.Module) -> Iterator[None]:
             module._buffers.update(buffers)
 
 
-def _tail(graph: fx.Graph, start: fx.Node) -> fx.Graph | None:
-    """The part of a graph after one node as a graph of one input, if it needs no other."""
+def _tail(graph: fx.Graph, start: fx.Node, several: bool = False) -> fx.Graph | None:
+    """The part of a graph after one node as a graph of one input, if it needs no other.
+
+    Of several values that the node gives, the input is the first, and no other may be needed.
+    """
     (output,) = (node for node in graph.nodes if node.op == "output")
     tail = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {start: tail.placeholder("A")}
-    downstream, constants = {start}, set()
+    picked = [n for n in start.users if n.target is operator.getitem] if several else []
+    unused = {n for n in picked if not n.users}
+    firsts = [n for n in picked if n.args[1] == 0] if several else [start]
+    copied: dict[fx.Node, fx.Node] = dict.fromkeys(firsts, tail.placeholder("A"))
+    downstream, constants = {start, *firsts}, set()
     for node in graph.nodes:
-        if node is start or node is output or node.op == "placeholder":
+        if node in downstream or node in unused or node is output or node.op == "placeholder":
             continue
         sources = node.all_input_nodes
         if any(source in downstream for source in sources):

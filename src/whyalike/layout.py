@@ -87,7 +87,7 @@ def find_layout(
         if _fits(a, b, image_hw) and not _fits(b, c, image_hw):
             return Layout("channels last", (a, b)) if a * b > 1 else None
         return Layout("channels first", (b, c)) if b * c > 1 else None
-    if len(shape) != 3:
+    if len(shape) != 3 or shape[2] == 1:  # one number each: channels that were pooled
         return None
     tokens = shape[1]
     for h, w in reversed(list(grids)):

@@ -49,6 +49,8 @@ class Preprocess:
             and cuts out the centre.
         crop_fraction: resize to floor(size / crop_fraction), then cut out the centre.
         channels: "RGB" or "BGR".
+        crop_rounding: where the crop would begin between two pixels: "even" takes the even one, as
+            torchvision and timm do, "down" the first one, as transformers does.
 
     Raises:
         ValueError: a value that is not one of these.
@@ -65,6 +67,7 @@ class Preprocess:
     fit: str = "stretch"
     crop_fraction: float = 1.0
     channels: str = "RGB"
+    crop_rounding: str = "even"
 
     def __post_init__(self) -> None:
         # One form, so that equal settings are equal, hash alike and print alike.
@@ -89,6 +92,7 @@ class Preprocess:
         _check_word("interpolation", self.interpolation, tuple(_RESAMPLING))
         _check_word("fit", self.fit, ("stretch", "crop"))
         _check_word("channels", self.channels, ("RGB", "BGR"))
+        _check_word("crop_rounding", self.crop_rounding, ("even", "down"))
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -137,8 +141,9 @@ class Preprocess:
             ratio = min(height / scale_h, width / scale_w)
             resized = (round(width / ratio), round(height / ratio))
         # Never negative: crop_fraction ≤ 1 and the shorter side leads, so nothing is ever padded.
-        left = round((resized[0] - target_w) / 2.0)
-        top = round((resized[1] - target_h) / 2.0)
+        nearest = math.floor if self.crop_rounding == "down" else round
+        left = nearest((resized[0] - target_w) / 2.0)
+        top = nearest((resized[1] - target_h) / 2.0)
         return resized, left, top
 
     def to_picture(self, tensor: Float[Tensor, "3 h w"]) -> Image.Image:

@@ -6,7 +6,7 @@ import difflib
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,21 +27,31 @@ def check_layer_name(net: nn.Module, layer: str) -> None:
     raise LayerError(f"{type(net).__name__} has no layer {layer!r}; {hint}")
 
 
-def finishing_order(net: nn.Module, images: Tensor) -> list[tuple[str, torch.Size]]:
-    """Names of the net's modules in the order in which they finish, and what shape each gave.
+class Finished(NamedTuple):
+    """A module that ran: its name, and what it gave.
 
-    That is of its output, or of the first of several; empty where it is not a tensor.
+    shape: of its output, or of the first of several; empty where it is not a tensor.
+    several: whether it gave a tuple or list.
     """
-    order: list[tuple[str, torch.Size]] = []
+
+    name: str
+    shape: torch.Size
+    several: bool
+
+
+def finishing_order(net: nn.Module, images: Tensor) -> list[Finished]:
+    """The net's modules in the order in which they finish."""
+    order: list[Finished] = []
     here = threading.get_ident()
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if threading.get_ident() != here:  # another thread may run the same network
                 return
-            if isinstance(output, tuple | list) and output:
-                output = output[0]
-            order.append((name, output.shape if isinstance(output, Tensor) else torch.Size()))
+            several = isinstance(output, tuple | list) and len(output) > 0
+            first = output[0] if several else output
+            shape = first.shape if isinstance(first, Tensor) else torch.Size()
+            order.append(Finished(name, shape, several))
 
         return hook
 
@@ -55,16 +65,14 @@ def finishing_order(net: nn.Module, images: Tensor) -> list[tuple[str, torch.Siz
     return order
 
 
-def find_layouts(
-    net: nn.Module, order: list[tuple[str, torch.Size]], images: Tensor
-) -> dict[str, Layout]:
+def find_layouts(net: nn.Module, order: list[Finished], images: Tensor) -> dict[str, Layout]:
     """How the outputs of modules lie on the image, of those that run once and whose do."""
-    runs = Counter(name for name, _ in order)
+    runs = Counter(name for name, _, _ in order)
     prefix = getattr(net, "num_prefix_tokens", None)
     image_hw = (images.shape[-2], images.shape[-1])
     grids: list[tuple[int, int]] = []
     found = {}
-    for name, shape in order:
+    for name, shape, _ in order:
         if len(shape) < 3 or shape[0] != len(images):
             continue
         layout = find_layout(shape, image_hw, grids, prefix if isinstance(prefix, int) else None)

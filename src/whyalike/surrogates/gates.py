@@ -231,10 +231,12 @@ RULES |= dict.fromkeys(
 )
 GATES = names(
     """
-    sigmoid expit hardsigmoid softplus softmax relu6 rsqrt reciprocal erf tanh
+    sigmoid expit hardsigmoid softplus softmax relu6 rsqrt reciprocal erf tanh norm vector_norm
     """
 )
 """What is held when it multiplies something else that comes from the image."""
+BRANCHES = names("silu gelu mish hardswish")
+"""The same, but only where the other factor is no gate: the gated branch of SwiGLU and its like."""
 RULES |= dict.fromkeys(("sigmoid", "expit", "hardsigmoid", "softplus"), _secant)
 
 

@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from whyalike.surrogates.gates import (
     APART,
+    BRANCHES,
     GATES,
     KEEPS_GATE,
     LINEAR,
@@ -73,7 +74,7 @@ class Linearised(TorchFunctionMode):
         """Bytes of the largest tensor on the way."""
         # What comes from the image, and the names of operations on the way that are only Taylor's.
         self._taylor: Any = WeakTensorKeyDictionary()
-        self._gates: Any = WeakTensorKeyDictionary()
+        self._gates: Any = WeakTensorKeyDictionary()  # and how strong a gate each is
         self._waiting: Any = WeakTensorKeyDictionary()
         if x is not None:
             self.follow(x)
@@ -126,18 +127,18 @@ class Linearised(TorchFunctionMode):
             divided = divided and len(sources) < 2
         new = frozenset[str]() if known or divided else frozenset({name})
         on_the_way = new.union(*(self._taylor[t] for t in sources))
-        gate = name in GATES or (
-            name in KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates
-        )
+        gate = 2 if name in GATES else 1 if name in BRANCHES else 0
+        if name in KEEPS_GATE and len(sources) == 1:
+            gate = self._gates.get(sources[0], gate)
         if name in ("rdiv", "rtruediv") or (name in QUOTIENTS and not divided):
-            gate = True  # a constant divided by what comes from the image
+            gate = 2  # a constant divided by what comes from the image
         outputs = [args[0]] if name == "setitem" else tensors(result)
         for output in outputs:
             if output.is_floating_point():
                 self._taylor[output] = self._taylor.get(output, frozenset()) | on_the_way
                 self.largest = max(self.largest, output.numel() * output.element_size())
                 if gate:
-                    self._gates[output] = True
+                    self._gates[output] = gate
         if self.places is not None:
             self.places.follow(name, func, given, kwargs, result)  # also what a held gate is of
         return result
@@ -154,7 +155,7 @@ class Linearised(TorchFunctionMode):
         if name in QUOTIENTS:
             held = 1
         elif name in PRODUCTS and (gates := [i for i in mine if args[i] in self._gates]):
-            held = gates[-1]
+            held = max(gates, key=lambda i: (self._gates[args[i]], i))
         else:
             return args
         return (*args[:held], args[held].detach(), *args[held + 1 :])

@@ -1,4 +1,4 @@
-"""Where models come from: the default one, timm, the paper, a user's factory, and checkpoints."""
+"""Where models come from: the default, timm, transformers, the paper, a factory, and files."""
 
 from __future__ import annotations
 
@@ -38,17 +38,21 @@ def load(
 
     Args:
         spec: nothing for the default network, EfficientNet-Lite0 with ImageNet weights, which
-            needs no download; "timm:NAME" for a network of timm with its own
-            preprocessing; "published:NAME" for a network of the paper (`whyalike.zoo.published`),
-            with random weights but for a checkpoint; "package.module:factory" for a function of
-            yours that returns an nn.Module or an EmbeddingModel, or for such a module itself;
-            "onnx:FILE" or "pt2:FILE", also a path that ends so, for a network in a file
-            ("onnx:FILE#NAME" where several of its outputs may be the embedding).
+            needs no download; "timm:NAME" for a network of timm with its own preprocessing;
+            "transformers:NAME" for a vision network of Hugging Face's transformers by its name on
+            the hub or a folder, with "#cls" or the like behind it for another of its embeddings
+            (`whyalike.zoo.from_transformers.create` tells which); "published:NAME" for a network of
+            the paper (`whyalike.zoo.published`), with random weights but for a checkpoint;
+            "package.module:factory" for a function of yours that returns an nn.Module or an
+            EmbeddingModel, or for such a module itself; "onnx:FILE" or "pt2:FILE", also a path that
+            ends so, for a network in a file ("onnx:FILE#NAME" where several of its outputs may be
+            the embedding).
         layer: the layer to cut at; by default the last feature map, or what "auto" finds.
         checkpoint: a file of weights, safetensors or torch (read with `weights_only=True`), for
             the network that `spec` makes.
-        pretrained: whether timm downloads its weights, not done where a checkpoint is given; for
-            a published network, False says that random weights are meant.
+        pretrained: whether timm downloads its weights, not done where a checkpoint is given, and
+            transformers reads its own; for a published network, False says that random weights are
+            meant.
         preprocess: in the place of the network's own.
         device: where to run, such as "cuda"; by default where the network is.
 
@@ -62,6 +66,13 @@ def load(
     elif spec.startswith("timm:"):
         name = spec.removeprefix("timm:")
         made, own = from_timm.create(name, pretrained=pretrained and checkpoint is None)
+    elif spec.startswith("transformers:"):
+        if checkpoint is not None:
+            raise ModelError(
+                f"{spec} has weights of its own; put those that you mean into a folder by "
+                f"save_pretrained, and leave the checkpoint out"
+            )
+        made, own = _from_transformers(spec, pretrained, preprocess)
     elif spec.startswith("published:"):
         name = spec.removeprefix("published:")
         made, cut, own = published.create(name, checkpoint, pretrained)
@@ -74,8 +85,8 @@ def load(
         made, own = _call_factory(spec), None
     else:
         raise ModelError(
-            f"a model is nothing (the default), timm:NAME, published:NAME, onnx:FILE, "
-            f"pt2:FILE or package.module:factory; came {spec!r}"
+            f"a model is nothing (the default), timm:NAME, transformers:NAME, published:NAME, "
+            f"onnx:FILE, pt2:FILE or package.module:factory; came {spec!r}"
         )
     if isinstance(made, EmbeddingModel):
         if layer is not None and layer != made.layer:
@@ -141,6 +152,18 @@ def blaming(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         raise ModelError(f"{what} raised {in_one_line(error)}") from error
+
+
+def _from_transformers(
+    spec: str, pretrained: bool, preprocess: Preprocess | None
+) -> tuple[nn.Module, Preprocess]:
+    try:
+        from whyalike.zoo import from_transformers
+    except ImportError as error:
+        raise ModelError(
+            f"{spec}: the package {error.name!r} is needed; install 'whyalike[transformers]'"
+        ) from error
+    return from_transformers.create(spec.removeprefix("transformers:"), pretrained, preprocess)
 
 
 def _to(net: nn.Module, device: str | torch.device) -> None:
