@@ -40,7 +40,9 @@ LINEAR = names(
     narrow select diagonal flip roll rot90 pad constant_pad_nd pixel_shuffle pixel_unshuffle
     channel_shuffle unfold fold interpolate upsample to float double half bfloat16 type type_as
     cpu cuda setitem scatter scatter_add index_add index_copy copy get identity requires_grad norm
-    vector_norm std
+    vector_norm std fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn fft_rfft fft_irfft
+    fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_fftshift fft_ifftshift view_as_real
+    view_as_complex real imag conj
     """
 )  # norm and std are homogeneous of degree 1: their derivative is exact as well (Euler)
 PRODUCTS = names(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from whyalike.surrogates.gates import (
     tensors,
 )
 from whyalike.surrogates.places import Places
+from whyalike.surrogates.remainders import each, has_derivative, left_over, presented
 from whyalike.surrogates.spec import Surrogate
 from whyalike.surrogates.units import share, size, tau
 
@@ -58,6 +59,8 @@ class Linearised(TorchFunctionMode):
         surrogate: which linear surrogate.
         at: for located biases: the presence of each number of x (its shape), and of the cells
             (n, 1, h, w).
+        remainders: how present (1) is what operations leave over that keep no more than their
+            derivative, by name; a number each, to take the derivative by.
     """
 
     def __init__(
@@ -65,9 +68,11 @@ class Linearised(TorchFunctionMode):
         x: Tensor | None = None,
         surrogate: Surrogate | None = None,
         at: tuple[Tensor, Tensor] | None = None,
+        remainders: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.surrogate = surrogate or Surrogate()
+        self.remainders = remainders or {}
         self.tau = tau(self.surrogate.gamma) if self.surrogate.kind == "gamma" else 0.0
         self.largest = 0
         """Bytes of the largest tensor on the way."""
@@ -104,6 +109,8 @@ class Linearised(TorchFunctionMode):
         kwargs = kwargs or {}
         if "input" in kwargs and not args:
             args = (kwargs.pop("input"),)
+        if "other" in kwargs and len(args) == 1:
+            args = (*args, kwargs.pop("other"))
         name = getattr(func, "__name__", str(func)).strip("_")
         name = name.removeprefix("special_").removeprefix("linalg_")
         if not self._sources((args, kwargs)) or name in APART:
@@ -115,16 +122,20 @@ class Linearised(TorchFunctionMode):
         args = self._hold(name, args)
         sources = self._sources((args, kwargs))
         rule = RULES.get(name) if self.surrogate.kind != "taylor" else None
+        alone = self._count((args, kwargs)) < 2
+        divided = name in QUOTIENTS and args[0] in self._taylor and alone
+        linear = name in LINEAR or (name in PRODUCTS and alone) or divided
+        known = rule is not None or linear
+        presence = None if known else self.remainders.get(name)
+        left = [] if presence is None else left_over(func, args, kwargs, sources)
         if rule is not None:
             with self:  # what a rule is made of is followed in its turn
                 result = rule(func, *args, **kwargs)
         else:
             result = self._affine(name, func, args, kwargs)
-        known = name in LINEAR or rule is not None or (name in PRODUCTS and len(sources) < 2)
-        divided = name in QUOTIENTS and any(args[0] is t for t in sources)
-        if self.surrogate.kind == "taylor":
-            divided = divided and len(sources) < 2
-        new = frozenset[str]() if known or divided else frozenset({name})
+        if presence is not None:
+            result = presented(result, left, presence, writes_into_its_input(func, kwargs))
+        new = frozenset[str]() if known else frozenset({name})
         on_the_way = new.union(*(self._taylor[t] for t in sources))
         gate = name in GATES or (
             name in KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates
@@ -133,7 +144,7 @@ class Linearised(TorchFunctionMode):
             gate = True  # a constant divided by what comes from the image
         outputs = [args[0]] if name == "setitem" else tensors(result)
         for output in outputs:
-            if output.is_floating_point():
+            if has_derivative(output):
                 self._taylor[output] = self._taylor.get(output, frozenset()) | on_the_way
                 self.largest = max(self.largest, output.numel() * output.element_size())
                 if gate:
@@ -145,6 +156,10 @@ class Linearised(TorchFunctionMode):
     def _sources(self, value: Any) -> list[Tensor]:
         """The tensors that come from the image, each once."""
         return list({id(t): t for t in tensors(value) if t in self._taylor}.values())
+
+    def _count(self, value: Any) -> int:
+        """How many arguments come from the image: of x · x, two."""
+        return sum(t in self._taylor for t in tensors(value))
 
     def _hold(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Of two factors that come from the image, hold the gate; of a quotient, what divides."""
@@ -274,13 +289,7 @@ class Linearised(TorchFunctionMode):
     # -- sums that wait for a BatchNorm -----------------------------------------------------------
 
     def _settled(self, value: Any, in_place: bool) -> Any:
-        if isinstance(value, Tensor):
-            return self._settle(value, in_place)
-        if isinstance(value, dict):
-            return {k: self._settled(v, in_place) for k, v in value.items()}
-        if type(value) in (tuple, list):
-            return type(value)(self._settled(v, in_place) for v in value)
-        return value
+        return each(value, lambda x: self._settle(x, in_place))
 
     def _settle(self, x: Tensor, in_place: bool = False) -> Tensor:
         unit = self._waiting.get(x)
