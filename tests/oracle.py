@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from unittest import mock
 
 import timm.layers.activations as timm_activations
 import torch
@@ -246,3 +249,84 @@ def held_biases(net: nn.Module, layer: str, images: Tensor, tokens: int) -> Tens
         J = torch.autograd.functional.jacobian(head, zero)[:, 0]  # (d, tokens, channels)
         total = total + (J @ bias.detach().flatten()).T
     return total
+
+
+def remainders_of_a_chain(
+    steps: list[tuple[str | None, Callable[[Tensor], Tensor]]], x: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What each step of a chain leaves over in its output, by name, and the same of nameless ones.
+
+    A step y = f(x) of one vector leaves over y − J x, which the Jacobian of all later steps takes
+    to the end. Nameless steps are affine; what they leave over are constants.
+    """
+    found: dict[str, Tensor] = {}
+    constants: Tensor | float = 0.0
+    for i, (name, step) in enumerate(steps):
+        y = step(x).detach()
+        r = y - torch.autograd.functional.jacobian(step, x) @ x
+
+        def rest(y: Tensor, later: list = steps[i + 1 :]) -> Tensor:
+            for _, f in later:
+                y = f(y)
+            return y
+
+        part = torch.autograd.functional.jacobian(rest, y) @ r
+        if name is None:
+            constants = constants + part
+        else:
+            found[name] = found.get(name, 0.0) + part
+        x = y
+    return found, torch.as_tensor(constants, dtype=x.dtype)
+
+
+def remainders_by_patching(
+    head: Callable[[Tensor], Tensor], A: Tensor, inputs: dict[str, int]
+) -> dict[str, Tensor]:
+    """What functions of torch.nn.functional leave over in head(A), (d,) by name.
+
+    Each call is looked at by itself: its full Jacobian by its first arguments, and that of the head
+    by what is added to its result.
+
+    Args:
+        inputs: names, and how many of their first arguments come from the image.
+    """
+    calls: list[tuple[str, tuple[Tensor, ...], Callable[..., Tensor]]] = []
+    added_to: int | None = None
+    added: Tensor | None = None
+    count = 0
+
+    def patched(name: str, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args, **kwargs):
+            nonlocal count
+            k = inputs[name]
+            if added is None:
+                calls.append((name, tuple(a.detach() for a in args[:k]),
+                              lambda *xs: func(*xs, *args[k:], **kwargs)))  # fmt: skip
+            y = func(*args, **kwargs)
+            if added is not None and count == added_to:
+                y = y + added
+            count += 1
+            return y
+
+        return call
+
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for name in inputs:
+            func = getattr(nn.functional, name)
+            stack.enter_context(mock.patch.object(nn.functional, name, patched(name, func)))
+        head(A)
+        for i, (name, xs, func) in enumerate(list(calls)):
+            y = func(*xs).detach()
+            r = y.clone()
+            for x, J in zip(xs, torch.autograd.functional.jacobian(func, xs), strict=True):
+                r -= (J.flatten(y.dim()) @ x.flatten()).view(y.shape)
+
+            def told(extra: Tensor, i: int = i) -> Tensor:
+                nonlocal count, added, added_to
+                count, added, added_to = 0, extra, i
+                return head(A)[0]
+
+            J = torch.autograd.functional.jacobian(told, torch.zeros_like(y))
+            found[name] = found.get(name, 0.0) + J.flatten(1) @ r.flatten()
+    return found
