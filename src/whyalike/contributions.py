@@ -214,12 +214,9 @@ class Contributions:
         if isinstance(self.source, Tensor) or self.at_hand:
             return of_cells @ self.values.flatten(0, 1)
         none = of_cells.new_zeros(len(of_cells), len(self.prefix_values))
-        parts = []
-        for some in torch.cat([none, of_cells], 1).split(64):
-            E, pushed = self.source.push(some[:, None])
-            self._check_same(E)
-            parts.append(pushed[:, 0])
-        return torch.cat(parts)
+        E, pushed = self.source.push(torch.cat([none, of_cells], 1)[:, None])
+        self._check_same(E)
+        return pushed[:, 0]
 
     def _check_same(self, E: Any) -> None:
         gap = (E[0] - self.embedding).norm() / self.embedding.norm()

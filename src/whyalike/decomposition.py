@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from whyalike.errors import CompletenessError
 from whyalike.heads import Split, is_identity, leading_linear
 from whyalike.layout import Layout
+from whyalike.memory import Memory
 from whyalike.surrogates import Linearised, Surrogate
 
 Head = Callable[[Tensor], Tensor]
@@ -30,7 +31,7 @@ Presence = Mapping[str, Tensor]
 """How present remainders are, by the names of the operations that leave them over."""
 
 CHUNK_BYTES = 64 * 2**20
-"""How much memory the tangents of one chunk of cells may take at the cut."""
+"""How much memory the tensors of one forward-mode pass, of many cells at a time, may take."""
 
 TOLERANCE = {
     torch.float64: 1e-9,
@@ -134,7 +135,7 @@ class LinearHead:
         self.surrogate = surrogate or Surrogate()
         self.taylor: frozenset[str] = frozenset()
         """Names of the operations that were only expanded to first order, once it has run."""
-        self._largest = self.A.numel() * self.A.element_size()
+        self._took: tuple[int, int] | None = None  # weightings of the last pass, and its bytes
 
     def __call__(
         self, presence: Float[Tensor, "n places"], remainders: Presence | None = None
@@ -146,16 +147,13 @@ class LinearHead:
         with Linearised(x, self.surrogate, at, remainders) as mode:
             E = mode.finish(self.run(x))
         self.taylor = mode.taylor(E)
-        self._largest = max(self._largest, mode.largest)
         return E
 
     def push(
-        self, weights: Float[Tensor, "k n places"]
+        self, weights: Float[Tensor, "k n places"], chunk_bytes: int = CHUNK_BYTES
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "k n d"]]:
         """E, and Σ_i w_i v_i for k weightings of the places, by forward-mode derivatives."""
-        ones = self.A.new_ones(weights.shape[1:])
-        with differentiating(self.A):
-            return _along(self, (ones,), (weights.to(self.A),))
+        return self._in_chunks(len(weights), lambda some: weights[some], chunk_bytes)
 
     def pull(
         self, u: Float[Tensor, "n d"]
@@ -180,17 +178,44 @@ class LinearHead:
         return _remainders(self, self.A.new_ones(len(self.A), self.layout.places), self.taylor)
 
     def values(self, chunk_bytes: int = CHUNK_BYTES) -> Float[Tensor, "n places d"]:
-        """All v, in chunks of places that take about `chunk_bytes` of memory at a time."""
+        """All v, in chunks of places whose tensors take at most `chunk_bytes` at a time.
+
+        One place at a time is the least, whatever it takes; what is returned is beside it.
+        """
         n, places = len(self.A), self.layout.places
-        # Several tensors are alive at a time, each with a tangent for each place of the chunk;
-        # with three, 471 MiB were used of 256 on a ResNet-18.
-        chunk = max(1, min(places, chunk_bytes // max(1, 6 * self._largest)))
-        parts = []
-        for start in range(0, places, chunk):
-            some = torch.arange(start, min(start + chunk, places), device=self.A.device)
-            weights = nn.functional.one_hot(some, places).to(self.A)
-            parts.append(self.push(weights[:, None].expand(-1, n, -1))[1])
-        return torch.cat(parts).transpose(0, 1)
+
+        def alone(some: slice) -> Tensor:
+            at = torch.arange(some.start, some.stop, device=self.A.device)
+            return nn.functional.one_hot(at, places)[:, None].expand(-1, n, -1)
+
+        return self._in_chunks(places, alone, chunk_bytes)[1].transpose(0, 1)
+
+    def _in_chunks(
+        self, count: int, weights: Callable[[slice], Tensor], chunk_bytes: int
+    ) -> tuple[Tensor, Tensor]:
+        """`push` for many weightings, each pass as many as its memory allows."""
+        ones = self.A.new_ones(len(self.A), self.layout.places)
+        parts: list[Tensor] = []
+        start = 0
+        while start < count:
+            some = slice(start, min(start + self._as_many(chunk_bytes), count))
+            with differentiating(self.A), Memory() as memory:
+                E, part = _along(self, (ones,), (weights(some).to(self.A),))
+            self._took = some.stop - some.start, memory.peak
+            parts.append(part)
+            start = some.stop
+        return E, torch.cat(parts)
+
+    def _as_many(self, chunk_bytes: int) -> int:
+        """How many weightings a pass may take, judged by the one before.
+
+        What a pass of k takes at its height is the largest of sums a + b·k, so a larger one takes
+        no more than in proportion.
+        """
+        if self._took is None:  # as for Σ v and the prefix tokens, which are always asked for
+            return 1 + self.layout.prefix
+        k, peak = self._took
+        return 1 if peak > chunk_bytes else k * chunk_bytes // max(1, peak)
 
 
 def from_head(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from whyalike.surrogates.gates import (
     APART,
+    BRANCHES,
     GATES,
     KEEPS_GATE,
     LINEAR,
@@ -30,6 +31,7 @@ from whyalike.surrogates.units import share, size, tau
 ADDS = names("add radd iadd sub isub subtract rsub")
 CONVOLUTIONS = names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 MATRICES = names("matmul bmm rmatmul")
+_Gate = Literal["gate", "branch", "ratio"]
 AVERAGES = names("mean avg_pool2d adaptive_avg_pool2d")
 
 
@@ -74,8 +76,6 @@ class Linearised(TorchFunctionMode):
         self.surrogate = surrogate or Surrogate()
         self.remainders = remainders or {}
         self.tau = tau(self.surrogate.gamma) if self.surrogate.kind == "gamma" else 0.0
-        self.largest = 0
-        """Bytes of the largest tensor on the way."""
         # What comes from the image, and the names of operations on the way that are only Taylor's.
         self._taylor: Any = WeakTensorKeyDictionary()
         self._gates: Any = WeakTensorKeyDictionary()
@@ -137,18 +137,13 @@ class Linearised(TorchFunctionMode):
             result = presented(result, left, presence, writes_into_its_input(func, kwargs))
         new = frozenset[str]() if known else frozenset({name})
         on_the_way = new.union(*(self._taylor[t] for t in sources))
-        gate = name in GATES or (
-            name in KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates
-        )
-        if name in ("rdiv", "rtruediv") or (name in QUOTIENTS and not divided):
-            gate = True  # a constant divided by what comes from the image
+        gate = self._gate(name, given, sources, divided)
         outputs = [args[0]] if name == "setitem" else tensors(result)
         for output in outputs:
             if has_derivative(output):
                 self._taylor[output] = self._taylor.get(output, frozenset()) | on_the_way
-                self.largest = max(self.largest, output.numel() * output.element_size())
                 if gate:
-                    self._gates[output] = True
+                    self._gates[output] = gate
         if self.places is not None:
             self.places.follow(name, func, given, kwargs, result)  # also what a held gate is of
         return result
@@ -161,6 +156,33 @@ class Linearised(TorchFunctionMode):
         """How many arguments come from the image: of x · x, two."""
         return sum(t in self._taylor for t in tensors(value))
 
+    def _gate(
+        self, name: str, given: tuple[Any, ...], sources: list[Tensor], divided: bool
+    ) -> _Gate | None:
+        """What kind of a gate an operation's results are, if any."""
+        if name in GATES or name in ("rdiv", "rtruediv"):
+            return "gate"
+        if name in QUOTIENTS and not divided:  # a constant divided by what comes from the image
+            return "gate"
+        if name in QUOTIENTS and self._count(given) > 1:
+            return "ratio"
+        if name in BRANCHES:
+            return "branch"
+        return self._gates.get(sources[0]) if name in KEEPS_GATE and len(sources) == 1 else None
+
+    def _held_factor(self, args: tuple[Any, ...], mine: list[int]) -> int | None:
+        """Which factor is the gate: one that is nothing else, or the only one that may be."""
+        kinds = {i: self._gates[args[i]] for i in mine if args[i] in self._gates}
+        if gates := [i for i, kind in kinds.items() if kind == "gate"]:
+            return gates[-1]
+        # A ratio scales what it is spread over, as in the global response norm; one that is as
+        # large is as likely the value, as behind a norm.
+        largest = max(args[i].numel() for i in mine)
+        ratios = [i for i, kind in kinds.items() if kind == "ratio" and args[i].numel() < largest]
+        branches = [i for i, kind in kinds.items() if kind == "branch"]
+        found = ratios or branches
+        return found[0] if len(found) == 1 else None
+
     def _hold(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Of two factors that come from the image, hold the gate; of a quotient, what divides."""
         mine = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a in self._taylor]
@@ -168,8 +190,8 @@ class Linearised(TorchFunctionMode):
             return args
         if name in QUOTIENTS:
             held = 1
-        elif name in PRODUCTS and (gates := [i for i in mine if args[i] in self._gates]):
-            held = gates[-1]
+        elif name in PRODUCTS and (found := self._held_factor(args, mine)) is not None:
+            held = found
         else:
             return args
         return (*args[:held], args[held].detach(), *args[held + 1 :])
