@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -135,7 +135,7 @@ class LinearHead:
         self.surrogate = surrogate or Surrogate()
         self.taylor: frozenset[str] = frozenset()
         """Names of the operations that were only expanded to first order, once it has run."""
-        self._took: tuple[int, int] | None = None  # weightings of the last pass, and its bytes
+        self._took: tuple[int, int] | None = None  # weightings of a pass, and its bytes
 
     def __call__(
         self, presence: Float[Tensor, "n places"], remainders: Presence | None = None
@@ -195,25 +195,30 @@ class LinearHead:
     ) -> tuple[Tensor, Tensor]:
         """`push` for many weightings, each pass as many as its memory allows."""
         ones = self.A.new_ones(len(self.A), self.layout.places)
+        few = 1 + self.layout.prefix  # Σ v and the prefix tokens: never too many
         parts: list[Tensor] = []
         start = 0
         while start < count:
-            some = slice(start, min(start + self._as_many(chunk_bytes), count))
-            with differentiating(self.A), Memory() as memory:
+            k = min(count if count <= few else self._as_many(chunk_bytes), count - start)
+            # Measuring takes time; it is left out where it would change little.
+            known = count <= few or (self._took is not None and k <= 1.25 * self._took[0])
+            some = slice(start, start + k)
+            with differentiating(self.A), nullcontext() if known else Memory() as memory:
                 E, part = _along(self, (ones,), (weights(some).to(self.A),))
-            self._took = some.stop - some.start, memory.peak
+            if memory is not None:
+                self._took = k, memory.peak
             parts.append(part)
-            start = some.stop
+            start += k
         return E, torch.cat(parts)
 
     def _as_many(self, chunk_bytes: int) -> int:
-        """How many weightings a pass may take, judged by the one before.
+        """How many weightings a pass may take, judged by the last one that was measured.
 
         What a pass of k takes at its height is the largest of sums a + b·k, so a larger one takes
         no more than in proportion.
         """
-        if self._took is None:  # as for Σ v and the prefix tokens, which are always asked for
-            return 1 + self.layout.prefix
+        if self._took is None:
+            return 1
         k, peak = self._took
         return 1 if peak > chunk_bytes else k * chunk_bytes // max(1, peak)
 
