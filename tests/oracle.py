@@ -12,6 +12,7 @@ import torch
 from timm.layers import Attention
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 GATES = nn.GELU | timm_activations.GELU | nn.SiLU | nn.ReLU6 | nn.Hardswish
 
@@ -330,3 +331,77 @@ def remainders_by_patching(
             J = torch.autograd.functional.jacobian(told, torch.zeros_like(y))
             found[name] = found.get(name, 0.0) + J.flatten(1) @ r.flatten()
     return found
+
+
+class Replayed(TorchFunctionMode):
+    """Runs of one network on one image: the first notes its gates, later ones have them as numbers.
+
+    Args:
+        branches: activations that are a factor themselves, as in SwiGLU, and not y/x of one branch.
+    """
+
+    def __init__(self, branches: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.notes: list[Tensor] = []
+        self.at: int | None = None
+        # The root of what a global response norm divides is no more than a number either.
+        self.numbers = {"softmax", "sigmoid", "norm", *branches}
+        self.factors = {"gelu", "silu", "relu6", "hardswish", "tanh"} - self.numbers
+
+    def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        self.at = 0 if self.notes else None
+        with self:
+            E = network(x)
+        assert self.at in (None, len(self.notes))
+        return E
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        if name == "layer_norm":
+            return self._norm(*args, **kwargs)
+        if name not in self.numbers | self.factors:
+            return func(*args, **kwargs)
+        x, kwargs = args[0], {k: v for k, v in kwargs.items() if k != "inplace"}
+
+        def gate() -> Tensor:
+            y = func(x.detach().clone(), *args[1:], **kwargs)
+            return y if name in self.numbers else torch.where(x == 0, 0.0, y / x)
+
+        held = self._held(gate)
+        return held if name in self.numbers else x * held
+
+    def _norm(self, x, shape, weight=None, bias=None, eps=1e-5):
+        dims = tuple(range(-len(shape), 0))
+        centred = x - x.mean(dims, keepdim=True)
+        y = centred * self._held(lambda: (centred.square().mean(dims, keepdim=True) + eps).rsqrt())
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
+
+    def _held(self, gate: Callable[[], Tensor]) -> Tensor:
+        if self.at is None:
+            self.notes.append(gate().detach())
+            return self.notes[-1]
+        self.at += 1
+        return self.notes[self.at - 1]
+
+
+def replayed_decomposition(
+    net: nn.Module, layer: str, images: Tensor, branches: tuple[str, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    """As `held_decomposition`, for whatever network: by its functions, not by its modules."""
+    mode = Replayed(branches)
+    kept: list[Tensor] = []
+    module = net.get_submodule(layer)
+    hook = module.register_forward_hook(lambda m, i, o: kept.append(o.detach().clone()))
+    E = mode.run(net, images).detach()
+    hook.remove()
+
+    def head(A: Tensor) -> Tensor:
+        hook = module.register_forward_hook(lambda m, i, o: A.clone())
+        out = mode.run(net, images)[0]
+        hook.remove()
+        return out
+
+    v = torch.autograd.functional.jacobian(head, kept[0])[:, 0] * kept[0][0]
+    return v.detach(), E[0] - v.flatten(1).sum(1).detach()

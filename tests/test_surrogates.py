@@ -28,6 +28,13 @@ def written_layer_norm(A: Tensor) -> Tensor:
     return ((A - u) / torch.sqrt(s + 1e-6)).mean((2, 3))
 
 
+def response_norm(A: Tensor, at: Tensor | None = None) -> Tensor:
+    """As in ConvNeXt v2, with what each channel is scaled by taken from `at`."""
+    size = (A if at is None else at).norm(dim=(2, 3), keepdim=True)
+    bias, weight = torch.linspace(-1, 1, 2 * C, dtype=A.dtype).view(2, 1, C, 1, 1)
+    return pooled(A + torch.addcmul(bias, weight, A * (size / (size.mean(1, keepdim=True) + 1e-6))))
+
+
 def pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
@@ -60,6 +67,29 @@ CASES = {
                       lambda A, at: pooled(A * F.softplus(score(at)))),
     "glu": (lambda A: pooled(F.glu(A, dim=1)),
             lambda A, at: pooled(A[:, : C // 2] * at[:, C // 2 :].sigmoid())),
+    "swiglu": (lambda A: pooled(F.silu(A.flip(1)) * A),
+               lambda A, at: pooled(F.silu(at.flip(1)) * A)),
+    "geglu, the branch second": (lambda A: pooled(A * F.gelu(A.flip(1))),
+                                 lambda A, at: pooled(A * F.gelu(at.flip(1)))),
+    "swish, then squeeze and excite": (
+        lambda A: pooled(F.silu(A) * score(A).sigmoid()),
+        lambda A, at: pooled(A * at.sigmoid() * score(at).sigmoid())),
+    "global response norm": (response_norm, lambda A, at: response_norm(A, at)),
+    "global response norm of a gelu": (
+        lambda A: response_norm(F.gelu(A)),
+        lambda A, at: response_norm(A * F.gelu(at) / at, F.gelu(at))),
+    "a product added": (
+        lambda A: pooled(torch.addcmul(A, A, A.sigmoid(), value=2)),
+        lambda A, at: pooled(A + 2 * A * at.sigmoid())),
+    "a product added in place": (
+        lambda A: pooled(A.flip(1).contiguous().addcmul_(torch.ones(C, 1, 1, dtype=A.dtype), A)),
+        lambda A, at: pooled(A.flip(1) + A)),
+    "the largest, over two axes": (
+        lambda A: A.amax((2, 3)),
+        lambda A, at: A.flatten(2).gather(2, at.flatten(2).argmax(2, keepdim=True)).squeeze(2)),
+    "the smallest, by rows": (
+        lambda A: A.amin(-1, keepdim=True).mean((2, 3)),
+        lambda A, at: A.gather(3, at.argmin(3, keepdim=True)).mean((2, 3))),
     "tanh times sigmoid": (
         lambda A: pooled(A.tanh() * score(A).sigmoid()),
         lambda A, at: pooled(A * (at.tanh() / at) * score(at).sigmoid())),
@@ -150,6 +180,8 @@ def test_multi_head_attention_holds_its_weights(need_weights, options):
     [
         (lambda A: pooled(A * A.flip(1)), {"mul"}),
         (lambda A: pooled(A * A), {"mul"}),
+        (lambda A: pooled(F.silu(A) * F.silu(A.flip(1))), {"mul"}),  # which is the gate?
+        (lambda A: pooled((A / A.norm()) * A), {"mul"}),  # as large as what it multiplies
         (lambda A: pooled(A.exp()), {"exp"}),
         (lambda A: pooled(A).softmax(1), {"softmax"}),
         (lambda A: pooled(A.abs().sqrt().sin()), {"sqrt", "sin"}),
