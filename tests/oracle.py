@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from unittest import mock
 
 import timm.layers.activations as timm_activations
 import torch
 from timm.layers import Attention
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 GATES = nn.GELU | timm_activations.GELU | nn.SiLU | nn.ReLU6 | nn.Hardswish
 
@@ -248,3 +252,158 @@ def held_biases(net: nn.Module, layer: str, images: Tensor, tokens: int) -> Tens
         J = torch.autograd.functional.jacobian(head, zero)[:, 0]  # (d, tokens, channels)
         total = total + (J @ bias.detach().flatten()).T
     return total
+
+
+def remainders_of_a_chain(
+    steps: list[tuple[str | None, Callable[[Tensor], Tensor]]], x: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What each step of a chain leaves over in its output, by name, and the same of nameless ones.
+
+    A step y = f(x) of one vector leaves over y − J x, which the Jacobian of all later steps takes
+    to the end. Nameless steps are affine; what they leave over are constants.
+    """
+    found: dict[str, Tensor] = {}
+    constants: Tensor | float = 0.0
+    for i, (name, step) in enumerate(steps):
+        y = step(x).detach()
+        r = y - torch.autograd.functional.jacobian(step, x) @ x
+
+        def rest(y: Tensor, later: list = steps[i + 1 :]) -> Tensor:
+            for _, f in later:
+                y = f(y)
+            return y
+
+        part = torch.autograd.functional.jacobian(rest, y) @ r
+        if name is None:
+            constants = constants + part
+        else:
+            found[name] = found.get(name, 0.0) + part
+        x = y
+    return found, torch.as_tensor(constants, dtype=x.dtype)
+
+
+def remainders_by_patching(
+    head: Callable[[Tensor], Tensor], A: Tensor, inputs: dict[str, int]
+) -> dict[str, Tensor]:
+    """What functions of torch.nn.functional leave over in head(A), (d,) by name.
+
+    Each call is looked at by itself: its full Jacobian by its first arguments, and that of the head
+    by what is added to its result.
+
+    Args:
+        inputs: names, and how many of their first arguments come from the image.
+    """
+    calls: list[tuple[str, tuple[Tensor, ...], Callable[..., Tensor]]] = []
+    added_to: int | None = None
+    added: Tensor | None = None
+    count = 0
+
+    def patched(name: str, func: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args, **kwargs):
+            nonlocal count
+            k = inputs[name]
+            if added is None:
+                calls.append((name, tuple(a.detach() for a in args[:k]),
+                              lambda *xs: func(*xs, *args[k:], **kwargs)))  # fmt: skip
+            y = func(*args, **kwargs)
+            if added is not None and count == added_to:
+                y = y + added
+            count += 1
+            return y
+
+        return call
+
+    found: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for name in inputs:
+            func = getattr(nn.functional, name)
+            stack.enter_context(mock.patch.object(nn.functional, name, patched(name, func)))
+        head(A)
+        for i, (name, xs, func) in enumerate(list(calls)):
+            y = func(*xs).detach()
+            r = y.clone()
+            for x, J in zip(xs, torch.autograd.functional.jacobian(func, xs), strict=True):
+                r -= (J.flatten(y.dim()) @ x.flatten()).view(y.shape)
+
+            def told(extra: Tensor, i: int = i) -> Tensor:
+                nonlocal count, added, added_to
+                count, added, added_to = 0, extra, i
+                return head(A)[0]
+
+            J = torch.autograd.functional.jacobian(told, torch.zeros_like(y))
+            found[name] = found.get(name, 0.0) + J.flatten(1) @ r.flatten()
+    return found
+
+
+class Replayed(TorchFunctionMode):
+    """Runs of one network on one image: the first notes its gates, later ones have them as numbers.
+
+    Args:
+        branches: activations that are a factor themselves, as in SwiGLU, and not y/x of one branch.
+    """
+
+    def __init__(self, branches: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.notes: list[Tensor] = []
+        self.at: int | None = None
+        # The root of what a global response norm divides is no more than a number either.
+        self.numbers = {"softmax", "sigmoid", "norm", *branches}
+        self.factors = {"gelu", "silu", "relu6", "hardswish", "tanh"} - self.numbers
+
+    def run(self, network: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        self.at = 0 if self.notes else None
+        with self:
+            E = network(x)
+        assert self.at in (None, len(self.notes))
+        return E
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "").strip("_")
+        if name == "layer_norm":
+            return self._norm(*args, **kwargs)
+        if name not in self.numbers | self.factors:
+            return func(*args, **kwargs)
+        x, kwargs = args[0], {k: v for k, v in kwargs.items() if k != "inplace"}
+
+        def gate() -> Tensor:
+            y = func(x.detach().clone(), *args[1:], **kwargs)
+            return y if name in self.numbers else torch.where(x == 0, 0.0, y / x)
+
+        held = self._held(gate)
+        return held if name in self.numbers else x * held
+
+    def _norm(self, x, shape, weight=None, bias=None, eps=1e-5):
+        dims = tuple(range(-len(shape), 0))
+        centred = x - x.mean(dims, keepdim=True)
+        y = centred * self._held(lambda: (centred.square().mean(dims, keepdim=True) + eps).rsqrt())
+        y = y if weight is None else y * weight
+        return y if bias is None else y + bias
+
+    def _held(self, gate: Callable[[], Tensor]) -> Tensor:
+        if self.at is None:
+            self.notes.append(gate().detach())
+            return self.notes[-1]
+        self.at += 1
+        return self.notes[self.at - 1]
+
+
+def replayed_decomposition(
+    net: nn.Module, layer: str, images: Tensor, branches: tuple[str, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    """As `held_decomposition`, for whatever network: by its functions, not by its modules."""
+    mode = Replayed(branches)
+    kept: list[Tensor] = []
+    module = net.get_submodule(layer)
+    hook = module.register_forward_hook(lambda m, i, o: kept.append(o.detach().clone()))
+    E = mode.run(net, images).detach()
+    hook.remove()
+
+    def head(A: Tensor) -> Tensor:
+        hook = module.register_forward_hook(lambda m, i, o: A.clone())
+        out = mode.run(net, images)[0]
+        hook.remove()
+        return out
+
+    v = torch.autograd.functional.jacobian(head, kept[0])[:, 0] * kept[0][0]
+    return v.detach(), E[0] - v.flatten(1).sum(1).detach()

@@ -250,5 +250,9 @@ def test_files_that_are_no_checkpoint_are_named_in_whole_sentences(content, reas
 def test_the_list_of_timm_names():
     names = from_timm.names("resnet1*")
     assert {"resnet18", "resnet101"} <= set(names)
-    assert {"vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"} <= set(from_timm.names())
+    assert {
+        "vit_tiny_patch16_224",
+        "swin_tiny_patch4_window7_224",
+        "vit_small_patch16_dinov3",
+    } <= set(from_timm.names())
     assert from_timm.has_weights("resnet18")

@@ -540,6 +540,7 @@ def _report(
         for name, key in (("points", "query_xy"), ("regions", "query_xyxy")):
             found[name] = [{key: at, "reference_map": m.tolist()} for at, m in maps.get(name, [])]
         found["ledger"] = pair.ledger
+        found["taylor"] = dict(pair.taylor)
         found["depths"] = [
             {
                 "layer": step.layer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -38,6 +38,42 @@ class Linear(Protocol):
         ...
 
 
+class Remainders(Mapping[str, float]):
+    """What operations leave over that were only expanded to first order, by name, largest first.
+
+    Such an operation y = f(x) counts as J·x, with its derivative J (Eq. 6). What y − J·x gives to E
+    is in b; the size is its length over |E|. Several may cancel, so sizes do not add up.
+
+    >>> print(Remainders({"exp": 0.002, "softmax": 0.031}))
+    softmax (3.1% of the embedding), exp (0.2%)
+    """
+
+    def __init__(self, sizes: Mapping[str, float] | None = None) -> None:
+        ordered = sorted((sizes or {}).items(), key=lambda item: (-item[1], item[0]))
+        self._sizes = dict(ordered)
+
+    def __getitem__(self, name: str) -> float:
+        return self._sizes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __repr__(self) -> str:
+        return f"Remainders({self._sizes})"
+
+    def __str__(self) -> str:
+        words = [
+            f"{name} ({'under 0.1%' if 0 < size < 5e-4 else f'{size:.1%}'}"
+            for name, size in self.items()
+        ]
+        return ", ".join(
+            f"{x} of the embedding)" if i == 0 else f"{x})" for i, x in enumerate(words)
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Contributions:
     """An embedding as a sum over the cells of its image: E = Σ_ij v_ij + Σ_p v_p + b.
@@ -57,8 +93,9 @@ class Contributions:
         name: the photograph's file name, for display.
         picture: the photograph, at most 1600 pixels long, for display.
         model: the model in words.
-        taylor: names of operations of the head that have no frozen form and were expanded to first
-            order instead (Eq. 6); what that leaves over is in the bias.
+        taylor: operations of the head that have no frozen form and were expanded to first order
+            instead (Eq. 6), by name, each with the size of what that leaves over in the bias, as a
+            share of |E|.
         prefix: v of tokens that are of the whole image (class, registers), (p, d); none by default.
         affinity: of the cells, where maps are to be shared among those that the network sees alike;
             the v themselves are not.
@@ -71,13 +108,14 @@ class Contributions:
     name: str = "image"
     picture: Image.Image | None = field(default=None, repr=False)
     model: str = ""
-    taylor: tuple[str, ...] = ()
+    taylor: Mapping[str, float] = field(default_factory=Remainders)
     prefix: Float[Tensor, "p d"] | None = None
     affinity: Affinity | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         h, w = self.frame.grid_hw
         d = self.embedding.numel()
+        object.__setattr__(self, "taylor", Remainders(self.taylor))
         if self.prefix is None:
             object.__setattr__(self, "prefix", self.embedding.new_zeros(0, d))
         of_values = tuple(self.source.shape) if isinstance(self.source, Tensor) else (h, w, d)
@@ -91,7 +129,7 @@ class Contributions:
     def __repr__(self) -> str:
         (h, w), d, p = self.frame.grid_hw, len(self.embedding), len(self.prefix_values)
         tokens = f", {p} prefix token{'s' if p > 1 else ''}" if p else ""
-        taylor = f"; first order only: {', '.join(self.taylor)}" if self.taylor else ""
+        taylor = f"; first order only: {self.taylor}" if self.taylor else ""
         return f"Contributions({self.name!r}, {h}×{w} cells{tokens}, {d} dimensions{taylor})"
 
     @cached_property
@@ -192,12 +230,9 @@ class Contributions:
         if isinstance(self.source, Tensor) or self.at_hand:
             return of_cells @ self.values.flatten(0, 1)
         none = of_cells.new_zeros(len(of_cells), len(self.prefix_values))
-        parts = []
-        for some in torch.cat([none, of_cells], 1).split(64):
-            E, pushed = self.source.push(some[:, None])
-            self._check_same(E)
-            parts.append(pushed[:, 0])
-        return torch.cat(parts)
+        E, pushed = self.source.push(torch.cat([none, of_cells], 1)[:, None])
+        self._check_same(E)
+        return pushed[:, 0]
 
     def _check_same(self, E: Any) -> None:
         gap = (E[0] - self.embedding).norm() / self.embedding.norm()

@@ -44,7 +44,8 @@ class Decomposed:
         b: what no place gives, (n, d).
         prefix: v of the prefix tokens, (n, p, d).
         layout: how the places lie on the image.
-        taylor: names of operations of the head that were only expanded to first order.
+        taylor: for each image, what operations of the head that were only expanded to first order
+            leave over, (d,) by name; it is in b.
         v: of the cells (n, h·w, d), where they are known in closed form.
         heads: else, for each image its head as a linear map of its places.
         affinity: of the cells, where maps are to be shared among them.
@@ -54,7 +55,7 @@ class Decomposed:
     b: Float[Tensor, "n d"]
     prefix: Float[Tensor, "n p d"]
     layout: Layout
-    taylor: tuple[str, ...]
+    taylor: list[dict[str, Float[Tensor, " d"]]]
     v: Float[Tensor, "n cells d"] | None
     heads: list[LinearHead]
     affinity: Affinity | None = None
@@ -259,17 +260,20 @@ class Cut:
         heads: list[LinearHead] = []
         v = None
         if isinstance(found, Decomposition):
-            v, b, taylor = found
+            v, b, remainders = found
             total, prefix = v.sum(1), v.new_zeros(len(v), 0, v.shape[2])
         else:
             heads = found
             total, prefix, b = (torch.cat(x) for x in zip(*map(_totals, heads), strict=True))
-            taylor = frozenset[str]().union(*(head.taylor for head in heads))
         if b.shape != E.shape:
             raise CompletenessError(f"{tuple(b.shape)} is not {tuple(E.shape)}: {cause}")
         E = E.to(total.dtype)
         b = decomposition.check(total + prefix.sum(1), b, E, cause, tolerance)
-        return Decomposed(E, b, prefix, layout, tuple(sorted(taylor)), v, heads)
+        if heads:
+            taylor = [{name: r[0] for name, r in head.remainders().items()} for head in heads]
+        else:
+            taylor = [{name: r[row] for name, r in remainders.items()} for row in range(len(E))]
+        return Decomposed(E, b, prefix, layout, taylor, v, heads)
 
     def _rerun(self, images: Tensor) -> decomposition.Head:
         """The head of a network that cannot be traced: all of it, with the map put in its place."""

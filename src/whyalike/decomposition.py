@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -22,12 +22,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from whyalike.errors import CompletenessError
 from whyalike.heads import Split, is_identity, leading_linear
 from whyalike.layout import Layout
+from whyalike.memory import Memory
 from whyalike.surrogates import Linearised, Surrogate
 
 Head = Callable[[Tensor], Tensor]
 
+Presence = Mapping[str, Tensor]
+"""How present remainders are, by the names of the operations that leave them over."""
+
 CHUNK_BYTES = 64 * 2**20
-"""How much memory the tangents of one chunk of cells may take at the cut."""
+"""How much memory the tensors of one forward-mode pass, of many cells at a time, may take."""
 
 TOLERANCE = {
     torch.float64: 1e-9,
@@ -54,11 +58,15 @@ def tolerance(A: Tensor, E: Tensor) -> float:
 
 
 class Decomposition(NamedTuple):
-    """v and b of a batch, and the names of operations that were only expanded to first order."""
+    """v and b of a batch, and what in b is left over by operations expanded to first order.
+
+    taylor: by name, Σ (∂E/∂y)·(y − J·x) over the operations y = f(x) that only keep their
+        derivative J.
+    """
 
     v: Float[Tensor, "n cells d"]
     b: Float[Tensor, "n d"]
-    taylor: frozenset[str] = frozenset()
+    taylor: Mapping[str, Float[Tensor, "n d"]]
 
 
 @torch.no_grad()
@@ -89,15 +97,13 @@ def from_split(split: Split, A: Float[Tensor, "n c h w"]) -> Decomposition:
         if linear.bias is not None:
             offset = offset + linear.bias.to(dtype)
     if is_identity(project):
-        return Decomposition(parts, offset)
+        return Decomposition(parts, offset, {})
     n, cells, _ = parts.shape
     total = parts.sum(1)
     tangents = torch.cat([parts.transpose(0, 1), total[None]])
-    value, pushed, taylor = _push(
-        in_dtype(project, dtype),
-        (total + offset).reshape(n, *shape),
-        tangents.reshape(cells + 1, n, *shape),
-    )
+    run, at = in_dtype(project, dtype), (total + offset).reshape(n, *shape)
+    value, pushed, names = _push(run, at, tangents.reshape(cells + 1, n, *shape))
+    taylor = _remainders(lambda x, presence: _frozen(run, x, presence)[0], at, names)
     return Decomposition(pushed[:-1].transpose(0, 1), value - pushed[-1], taylor)
 
 
@@ -128,26 +134,26 @@ class LinearHead:
         self.layout = layout or Layout("channels first", (A.shape[-2], A.shape[-1]))
         self.surrogate = surrogate or Surrogate()
         self.taylor: frozenset[str] = frozenset()
-        self._largest = self.A.numel() * self.A.element_size()
+        """Names of the operations that were only expanded to first order, once it has run."""
+        self._took: tuple[int, int] | None = None  # weightings of a pass, and its bytes
 
-    def __call__(self, presence: Float[Tensor, "n places"]) -> Float[Tensor, "n d"]:
+    def __call__(
+        self, presence: Float[Tensor, "n places"], remainders: Presence | None = None
+    ) -> Float[Tensor, "n d"]:
         """E, for places that are present (1) or not (0): linear, as everything else is held."""
         spread, cells = self.layout.spread(presence, self.A.shape)
         x = self.A * spread
-        located = self.surrogate.biases == "located"
-        with Linearised(x, self.surrogate, (spread, cells) if located else None) as mode:
+        at = (spread, cells) if self.surrogate.biases == "located" else None
+        with Linearised(x, self.surrogate, at, remainders) as mode:
             E = mode.finish(self.run(x))
         self.taylor = mode.taylor(E)
-        self._largest = max(self._largest, mode.largest)
         return E
 
     def push(
-        self, weights: Float[Tensor, "k n places"]
+        self, weights: Float[Tensor, "k n places"], chunk_bytes: int = CHUNK_BYTES
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "k n d"]]:
         """E, and Σ_i w_i v_i for k weightings of the places, by forward-mode derivatives."""
-        ones = self.A.new_ones(weights.shape[1:])
-        with differentiating(self.A):
-            return _along(self, ones, weights.to(self.A))
+        return self._in_chunks(len(weights), lambda some: weights[some], chunk_bytes)
 
     def pull(
         self, u: Float[Tensor, "n d"]
@@ -164,18 +170,57 @@ class LinearHead:
         value, along = self.push(self.A.new_ones(1, len(self.A), self.layout.places))
         return value, along[0]
 
+    def remainders(self) -> dict[str, Float[Tensor, "n d"]]:
+        """By name, what operations that only keep their derivative leave over, in b.
+
+        It takes a forward-mode derivative for each, once the head has run, and none without such.
+        """
+        return _remainders(self, self.A.new_ones(len(self.A), self.layout.places), self.taylor)
+
     def values(self, chunk_bytes: int = CHUNK_BYTES) -> Float[Tensor, "n places d"]:
-        """All v, in chunks of places that take about `chunk_bytes` of memory at a time."""
+        """All v, in chunks of places whose tensors take at most `chunk_bytes` at a time.
+
+        One place at a time is the least, whatever it takes; what is returned is beside it.
+        """
         n, places = len(self.A), self.layout.places
-        # Several tensors are alive at a time, each with a tangent for each place of the chunk;
-        # with three, 471 MiB were used of 256 on a ResNet-18.
-        chunk = max(1, min(places, chunk_bytes // max(1, 6 * self._largest)))
-        parts = []
-        for start in range(0, places, chunk):
-            some = torch.arange(start, min(start + chunk, places), device=self.A.device)
-            weights = nn.functional.one_hot(some, places).to(self.A)
-            parts.append(self.push(weights[:, None].expand(-1, n, -1))[1])
-        return torch.cat(parts).transpose(0, 1)
+
+        def alone(some: slice) -> Tensor:
+            at = torch.arange(some.start, some.stop, device=self.A.device)
+            return nn.functional.one_hot(at, places)[:, None].expand(-1, n, -1)
+
+        return self._in_chunks(places, alone, chunk_bytes)[1].transpose(0, 1)
+
+    def _in_chunks(
+        self, count: int, weights: Callable[[slice], Tensor], chunk_bytes: int
+    ) -> tuple[Tensor, Tensor]:
+        """`push` for many weightings, each pass as many as its memory allows."""
+        ones = self.A.new_ones(len(self.A), self.layout.places)
+        few = 1 + self.layout.prefix  # Σ v and the prefix tokens: never too many
+        parts: list[Tensor] = []
+        start = 0
+        while start < count:
+            k = min(count if count <= few else self._as_many(chunk_bytes), count - start)
+            # Measuring takes time; it is left out where it would change little.
+            known = count <= few or (self._took is not None and k <= 1.25 * self._took[0])
+            some = slice(start, start + k)
+            with differentiating(self.A), nullcontext() if known else Memory() as memory:
+                E, part = _along(self, (ones,), (weights(some).to(self.A),))
+            if memory is not None:
+                self._took = k, memory.peak
+            parts.append(part)
+            start += k
+        return E, torch.cat(parts)
+
+    def _as_many(self, chunk_bytes: int) -> int:
+        """How many weightings a pass may take, judged by the last one that was measured.
+
+        What a pass of k takes at its height is the largest of sums a + b·k, so a larger one takes
+        no more than in proportion.
+        """
+        if self._took is None:
+            return 1
+        k, peak = self._took
+        return 1 if peak > chunk_bytes else k * chunk_bytes // max(1, peak)
 
 
 def from_head(
@@ -188,7 +233,7 @@ def from_head(
     """v and b of any differentiable head, of any layout: the generic path."""
     linear = LinearHead(head, A, layout, surrogate)
     value, total = linear.sum()
-    return Decomposition(linear.values(chunk_bytes), value - total, linear.taylor)
+    return Decomposition(linear.values(chunk_bytes), value - total, linear.remainders())
 
 
 def check(
@@ -220,31 +265,64 @@ _one_at_a_time = threading.RLock()
 """Forward-mode levels are the process's, not the thread's."""
 
 
+def _frozen(
+    run: Head, x: Tensor, remainders: Presence | None = None
+) -> tuple[Tensor, frozenset[str]]:
+    """A head's value with its gates frozen, and the names of those that have no frozen form."""
+    x = x.clone()  # a head that works in place may do so, on its own copy
+    with Linearised(x, remainders=remainders) as mode:
+        E = run(x)
+    return E, mode.taylor(E)
+
+
 def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, frozenset[str]]:
     """A head's value (n, d) and derivatives (k, n, d) along k tangents, with its gates frozen.
 
     With them come the names of the operations that are not frozen but expanded to first order.
     """
-    taylor: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
 
     def frozen(x: Tensor) -> Tensor:
-        nonlocal taylor
-        x = x.clone()  # a head that works in place may do so, on its own copy
-        with Linearised(x) as mode:
-            E = run(x)
-        taylor = mode.taylor(E)
+        nonlocal names
+        E, names = _frozen(run, x)
         return E
 
     with differentiating(at):
-        value, pushed = _along(frozen, at, tangents)
-    return value, pushed, taylor
+        value, pushed = _along(frozen, (at,), (tangents,))
+    return value, pushed, names
 
 
-def _along(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
+def _remainders(
+    run: Callable[[Tensor, Presence], Tensor], at: Tensor, names: frozenset[str]
+) -> dict[str, Tensor]:
+    """What operations leave over in a head's value, (n, d) by name: a derivative by its presence.
+
+    Args:
+        run: the head, of its input and of how present the remainders are.
+        at: its input, which stays as it is.
+        names: of the operations; without any, nothing is run.
+    """
+    if not names:
+        return {}
+    order = sorted(names)
+
+    def present(x: Tensor, presence: Tensor) -> Tensor:
+        return run(x, dict(zip(order, presence.unbind(), strict=True)))
+
+    every = torch.eye(len(order), dtype=at.dtype, device=at.device)
+    still = at.new_zeros(len(order), *at.shape)
+    with differentiating(at):
+        _, found = _along(present, (at, at.new_ones(len(order))), (still, every))
+    return dict(zip(order, found, strict=True))
+
+
+def _along(
+    run: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
     """A function's value and its derivatives along k tangents."""
 
-    def one(tangent: Tensor) -> tuple[Tensor, Tensor]:
-        value, pushed = torch.func.jvp(run, (at,), (tangent,))  # type: ignore[misc]
+    def one(tangent: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        value, pushed = torch.func.jvp(run, at, tangent)  # type: ignore[misc]
         return value, pushed
 
     value, pushed = torch.vmap(one, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]

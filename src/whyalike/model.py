@@ -301,7 +301,10 @@ class EmbeddingModel(nn.Module):
                     name=photo.name,
                     picture=photo.picture,
                     model=self.description,
-                    taylor=found.taylor,
+                    taylor={
+                        name: (left.norm() / found.E[row].norm()).item()
+                        for name, left in found.taylor[row].items()
+                    },
                     prefix=found.prefix[row],
                     affinity=None if found.affinity is None else found.affinity[row],
                 )
@@ -324,7 +327,8 @@ class EmbeddingModel(nn.Module):
         """
         found = self._cut.decompose(images)
         rest = found.b + found.prefix.sum(1)
-        return found.values(), rest, found.E, found.layout.grid_hw, found.taylor
+        names = tuple(sorted({name for one in found.taylor for name in one}))
+        return found.values(), rest, found.E, found.layout.grid_hw, names
 
     def inspect(
         self, images: Float[Tensor, "n 3 H W"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whyalike.contributions import Contributions
+from whyalike.contributions import Contributions, Remainders
 from whyalike.errors import CompletenessError, ImageError, ModelError, RegionError
 from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
@@ -122,9 +122,14 @@ class Pair:
         return {mine: {other: (q[mine] @ r[other]).item() for other in r} for mine in q}
 
     @property
-    def taylor(self) -> tuple[str, ...]:
-        """Operations that were only expanded to first order; the remainder is in the bias."""
-        return tuple(sorted({*self.query.taylor, *self.reference.taylor}))
+    def taylor(self) -> Mapping[str, float]:
+        """Operations that were only expanded to first order, by name, largest remainder first.
+
+        Each with the size of what it leaves over in the bias, as a share of the embedding's length;
+        of the two images, that of the one with the larger.
+        """
+        q, r = self.query.taylor, self.reference.taylor
+        return Remainders({name: max(q.get(name, 0.0), r.get(name, 0.0)) for name in {*q, *r}})
 
     @property
     def model(self) -> str:
@@ -133,7 +138,7 @@ class Pair:
         words = q if q == r else f"query: {q}; reference: {r}"
         if any(len(c.prefix_values) for c in self._both):
             words += "; prefix tokens counted as bias"
-        return words + (f"; first order only: {', '.join(self.taylor)}" if self.taylor else "")
+        return words + (f"; first order only: {self.taylor}" if self.taylor else "")
 
     def overall_map(self, side: Side = "reference", bias: bool = False) -> Float[Tensor, "h w"]:
         """What each cell of one image carries of the similarity.

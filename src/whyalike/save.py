@@ -61,7 +61,9 @@ def arrays(
 
     `query_values`, `query_prefix`, `query_bias` and `query_embedding` (and the reference's): v of
     the cells, v of prefix tokens, b and E as the network has them; maps and the matrix are divided
-    by |E^q||E^r|. Where v are not at hand, this takes a derivative of the head for each cell.
+    by |E^q||E^r|. `query_taylor_names` are operations that were only expanded to first order,
+    `query_taylor_sizes` what each leaves over, as a share of |E|. Where v are not at hand, this
+    takes a derivative of the head for each cell.
     """
     found: dict[str, np.ndarray] = {
         "similarity": np.array(pair.similarity),
@@ -77,6 +79,8 @@ def arrays(
             f"{side}_prefix": c.prefix_values.cpu().numpy(),
             f"{side}_bias": c.bias.cpu().numpy(),
             f"{side}_embedding": c.embedding.cpu().numpy(),
+            f"{side}_taylor_names": np.array([*c.taylor], dtype=np.str_),
+            f"{side}_taylor_sizes": np.array([*c.taylor.values()], dtype=np.float64),
             f"{side}_size_wh": np.array(c.frame.size_wh),
             f"{side}_view_xyxy": np.array(c.frame.view_xyxy),
             f"{side}_overall_map": pair.overall_map(side).cpu().numpy(),

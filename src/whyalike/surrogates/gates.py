@@ -8,7 +8,7 @@ products with a held factor, in operations that are linear themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -40,13 +40,15 @@ LINEAR = names(
     narrow select diagonal flip roll rot90 pad constant_pad_nd pixel_shuffle pixel_unshuffle
     channel_shuffle unfold fold interpolate upsample to float double half bfloat16 type type_as
     cpu cuda setitem scatter scatter_add index_add index_copy copy get identity requires_grad norm
-    vector_norm std
+    vector_norm std fft_fft fft_ifft fft_fft2 fft_ifft2 fft_fftn fft_ifftn fft_rfft fft_irfft
+    fft_rfft2 fft_irfft2 fft_rfftn fft_irfftn fft_fftshift fft_ifftshift view_as_real
+    view_as_complex real imag conj
     """
 )  # norm and std are homogeneous of degree 1: their derivative is exact as well (Euler)
 PRODUCTS = names(
     """
     mul multiply rmul imul matmul rmatmul bmm mm mv einsum tensordot inner outer dot vdot addmm
-    addmv baddbmm addbmm linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+    addmv baddbmm addbmm addcmul linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d
     conv_transpose3d
     """
 )  # linear if one factor comes from the image
@@ -209,6 +211,26 @@ def _multi_head_attention(
     return out, weights.mean(-3) if given.get("average_attn_weights", True) else weights
 
 
+def _addcmul(
+    func: Any, x: Tensor, first: Tensor, second: Tensor, *, value: float = 1, out: None = None
+) -> Tensor:
+    y = x + (first * second if value == 1 else value * (first * second))
+    return x.copy_(y) if func.__name__.endswith("_") else y
+
+
+def _amax(
+    func: Any, x: Tensor, dim: int | Sequence[int] = (), keepdim: bool = False, out: None = None
+) -> Tensor:
+    """Of equal values the first one, as max pooling has it; torch divides among them."""
+    dims = [d % x.dim() for d in ((dim,) if isinstance(dim, int) else dim)] or [*range(x.dim())]
+    last = [*range(-len(dims), 0)]
+    rows = x.detach().movedim(dims, last)
+    flat = rows.flatten(-len(dims))
+    best = (flat.argmax if "max" in func.__name__ else flat.argmin)(-1, keepdim=True)
+    winner = torch.zeros_like(flat).scatter(-1, best, 1.0).view(rows.shape).movedim(last, dims)
+    return torch.where(winner > 0, x, 0.0).sum(dims, keepdim=keepdim)
+
+
 Rule = Callable[..., Any]
 RULES: dict[str, Rule] = {
     "layer_norm": _layer_norm,
@@ -217,6 +239,9 @@ RULES: dict[str, Rule] = {
     "rms_norm": _rms_norm,
     "normalize": _normalize,
     "glu": _glu,
+    "addcmul": _addcmul,
+    "amax": _amax,
+    "amin": _amax,
     "scaled_dot_product_attention": _attention,
     "multi_head_attention_forward": _multi_head_attention,
 }
@@ -231,12 +256,12 @@ RULES |= dict.fromkeys(
 )
 GATES = names(
     """
-    sigmoid expit hardsigmoid softplus softmax relu6 rsqrt reciprocal erf tanh norm vector_norm
+    sigmoid expit hardsigmoid softplus softmax relu6 rsqrt reciprocal erf tanh
     """
 )
 """What is held when it multiplies something else that comes from the image."""
 BRANCHES = names("silu gelu mish hardswish")
-"""The same, but only where the other factor is no gate: the gated branch of SwiGLU and its like."""
+"""The same, where neither factor is such a gate: the squashed branch of SwiGLU and GEGLU."""
 RULES |= dict.fromkeys(("sigmoid", "expit", "hardsigmoid", "softplus"), _secant)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ from whyalike.surrogates.gates import (
     tensors,
 )
 from whyalike.surrogates.places import Places
+from whyalike.surrogates.remainders import each, has_derivative, left_over, presented
 from whyalike.surrogates.spec import Surrogate
 from whyalike.surrogates.units import share, size, tau
 
 ADDS = names("add radd iadd sub isub subtract rsub")
 CONVOLUTIONS = names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 MATRICES = names("matmul bmm rmatmul")
+_Gate = Literal["gate", "branch", "ratio"]
 AVERAGES = names("mean avg_pool2d adaptive_avg_pool2d")
 
 
@@ -59,6 +61,8 @@ class Linearised(TorchFunctionMode):
         surrogate: which linear surrogate.
         at: for located biases: the presence of each number of x (its shape), and of the cells
             (n, 1, h, w).
+        remainders: how present (1) is what operations leave over that keep no more than their
+            derivative, by name; a number each, to take the derivative by.
     """
 
     def __init__(
@@ -66,15 +70,15 @@ class Linearised(TorchFunctionMode):
         x: Tensor | None = None,
         surrogate: Surrogate | None = None,
         at: tuple[Tensor, Tensor] | None = None,
+        remainders: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.surrogate = surrogate or Surrogate()
+        self.remainders = remainders or {}
         self.tau = tau(self.surrogate.gamma) if self.surrogate.kind == "gamma" else 0.0
-        self.largest = 0
-        """Bytes of the largest tensor on the way."""
         # What comes from the image, and the names of operations on the way that are only Taylor's.
         self._taylor: Any = WeakTensorKeyDictionary()
-        self._gates: Any = WeakTensorKeyDictionary()  # and how strong a gate each is
+        self._gates: Any = WeakTensorKeyDictionary()
         self._waiting: Any = WeakTensorKeyDictionary()
         if x is not None:
             self.follow(x)
@@ -105,6 +109,8 @@ class Linearised(TorchFunctionMode):
         kwargs = kwargs or {}
         if "input" in kwargs and not args:
             args = (kwargs.pop("input"),)
+        if "other" in kwargs and len(args) == 1:
+            args = (*args, kwargs.pop("other"))
         name = getattr(func, "__name__", str(func)).strip("_")
         name = name.removeprefix("special_").removeprefix("linalg_")
         if not self._sources((args, kwargs)) or name in APART:
@@ -116,27 +122,26 @@ class Linearised(TorchFunctionMode):
         args = self._hold(name, args)
         sources = self._sources((args, kwargs))
         rule = RULES.get(name) if self.surrogate.kind != "taylor" else None
+        alone = self._count((args, kwargs)) < 2
+        divided = name in QUOTIENTS and args[0] in self._taylor and alone
+        linear = name in LINEAR or (name in PRODUCTS and alone) or divided
+        known = rule is not None or linear
+        presence = None if known else self.remainders.get(name)
+        left = [] if presence is None else left_over(func, args, kwargs, sources)
         if rule is not None:
             with self:  # what a rule is made of is followed in its turn
                 result = rule(func, *args, **kwargs)
         else:
             result = self._affine(name, func, args, kwargs)
-        known = name in LINEAR or rule is not None or (name in PRODUCTS and len(sources) < 2)
-        divided = name in QUOTIENTS and any(args[0] is t for t in sources)
-        if self.surrogate.kind == "taylor":
-            divided = divided and len(sources) < 2
-        new = frozenset[str]() if known or divided else frozenset({name})
+        if presence is not None:
+            result = presented(result, left, presence, writes_into_its_input(func, kwargs))
+        new = frozenset[str]() if known else frozenset({name})
         on_the_way = new.union(*(self._taylor[t] for t in sources))
-        gate = 2 if name in GATES else 1 if name in BRANCHES else 0
-        if name in KEEPS_GATE and len(sources) == 1:
-            gate = self._gates.get(sources[0], gate)
-        if name in ("rdiv", "rtruediv") or (name in QUOTIENTS and not divided):
-            gate = 2  # a constant divided by what comes from the image
+        gate = self._gate(name, given, sources, divided)
         outputs = [args[0]] if name == "setitem" else tensors(result)
         for output in outputs:
-            if output.is_floating_point():
+            if has_derivative(output):
                 self._taylor[output] = self._taylor.get(output, frozenset()) | on_the_way
-                self.largest = max(self.largest, output.numel() * output.element_size())
                 if gate:
                     self._gates[output] = gate
         if self.places is not None:
@@ -147,6 +152,37 @@ class Linearised(TorchFunctionMode):
         """The tensors that come from the image, each once."""
         return list({id(t): t for t in tensors(value) if t in self._taylor}.values())
 
+    def _count(self, value: Any) -> int:
+        """How many arguments come from the image: of x · x, two."""
+        return sum(t in self._taylor for t in tensors(value))
+
+    def _gate(
+        self, name: str, given: tuple[Any, ...], sources: list[Tensor], divided: bool
+    ) -> _Gate | None:
+        """What kind of a gate an operation's results are, if any."""
+        if name in GATES or name in ("rdiv", "rtruediv"):
+            return "gate"
+        if name in QUOTIENTS and not divided:  # a constant divided by what comes from the image
+            return "gate"
+        if name in QUOTIENTS and self._count(given) > 1:
+            return "ratio"
+        if name in BRANCHES:
+            return "branch"
+        return self._gates.get(sources[0]) if name in KEEPS_GATE and len(sources) == 1 else None
+
+    def _held_factor(self, args: tuple[Any, ...], mine: list[int]) -> int | None:
+        """Which factor is the gate: one that is nothing else, or the only one that may be."""
+        kinds = {i: self._gates[args[i]] for i in mine if args[i] in self._gates}
+        if gates := [i for i, kind in kinds.items() if kind == "gate"]:
+            return gates[-1]
+        # A ratio scales what it is spread over, as in the global response norm; one that is as
+        # large is as likely the value, as behind a norm.
+        largest = max(args[i].numel() for i in mine)
+        ratios = [i for i, kind in kinds.items() if kind == "ratio" and args[i].numel() < largest]
+        branches = [i for i, kind in kinds.items() if kind == "branch"]
+        found = ratios or branches
+        return found[0] if len(found) == 1 else None
+
     def _hold(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Of two factors that come from the image, hold the gate; of a quotient, what divides."""
         mine = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a in self._taylor]
@@ -154,8 +190,8 @@ class Linearised(TorchFunctionMode):
             return args
         if name in QUOTIENTS:
             held = 1
-        elif name in PRODUCTS and (gates := [i for i in mine if args[i] in self._gates]):
-            held = max(gates, key=lambda i: (self._gates[args[i]], i))
+        elif name in PRODUCTS and (found := self._held_factor(args, mine)) is not None:
+            held = found
         else:
             return args
         return (*args[:held], args[held].detach(), *args[held + 1 :])
@@ -275,13 +311,7 @@ class Linearised(TorchFunctionMode):
     # -- sums that wait for a BatchNorm -----------------------------------------------------------
 
     def _settled(self, value: Any, in_place: bool) -> Any:
-        if isinstance(value, Tensor):
-            return self._settle(value, in_place)
-        if isinstance(value, dict):
-            return {k: self._settled(v, in_place) for k, v in value.items()}
-        if type(value) in (tuple, list):
-            return type(value)(self._settled(v, in_place) for v in value)
-        return value
+        return each(value, lambda x: self._settle(x, in_place))
 
     def _settle(self, x: Tensor, in_place: bool = False) -> Tensor:
         unit = self._waiting.get(x)

@@ -22,7 +22,10 @@ CONVOLUTIONAL = (
     *("res2net", "resnest", "resnet", "resnetv2", "rexnet", "selecsls", "senet", "sknet"),
     *("starnet", "tresnet", "vgg", "vovnet", "xception", "xception_aligned"),
 )
-TRANSFORMERS = ("beit", "deit", "maxxvit", "swin_transformer", "vision_transformer")
+TRANSFORMERS = (
+    *("beit", "deit", "eva", "maxxvit", "swin_transformer", "swin_transformer_v2"),
+    "vision_transformer",
+)
 
 
 def names(pattern: str = "*") -> list[str]:
