@@ -44,23 +44,25 @@ def decomposition_of_point(
 
 
 @functools.lru_cache(maxsize=16)
-def sharpened(model: wa.EmbeddingModel, gamma: float, finer: int) -> wa.EmbeddingModel:
+def sharpened(
+    model: wa.EmbeddingModel, gamma: float, finer: int, affinity: float
+) -> wa.EmbeddingModel:
     """The model as `model.sharp` makes it, once."""
-    return model.sharp(gamma=gamma, finer=finer)
+    return model.sharp(gamma=gamma, finer=finer, affinity=affinity)
 
 
-def sharp(gamma: float, finer: int) -> tuple[Method, PointMethod]:
+def sharp(gamma: float = 0.1, finer: int = 2, affinity: float = 2.0) -> tuple[Method, PointMethod]:
     """The decomposition of `model.sharp`, and its map of a point."""
 
     def method(
         model: wa.EmbeddingModel, query: Tensor, reference: Tensor
     ) -> tuple[Float[Tensor, "h w"], float]:
-        return decomposition(sharpened(model, gamma, finer), query, reference)
+        return decomposition(sharpened(model, gamma, finer, affinity), query, reference)
 
     def of_point(
         model: wa.EmbeddingModel, query: Tensor, reference: Tensor, query_xy: tuple[float, float]
     ) -> Float[Tensor, "h w"]:
-        cut = sharpened(model, gamma, finer)
+        cut = sharpened(model, gamma, finer, affinity)
         return decomposition_of_point(cut, query, reference, query_xy)
 
     return method, of_point
