@@ -31,8 +31,9 @@ ResNet-50 with a linear head to 512 at {networks.SIZE} px, as above; "more" is b
 that only builds the network, and explaining includes the run on noise that every model starts with.
 The generic path: contributions of all cells of a {CHANNELS}×{SIDE}×{SIDE} map through a mean and
 a linear layer as if nothing were known of them; the tangents of all cells at once would be
-{SIDE**4 * CHANNELS * 4 / MIB:.0f} MiB, and `chunk_bytes` bounds those at the cut
-({CHUNK_BYTES // MIB} MiB unless told otherwise); "more" is beside chunks of a single cell."""
+{SIDE**4 * CHANNELS * 4 / MIB:.0f} MiB, and `chunk_bytes` bounds what all tensors of a pass take
+together ({CHUNK_BYTES // MIB} MiB unless told otherwise), measured as passes run, without what
+kernels take for themselves; "more" is beside chunks of a single cell."""
 
 
 def run() -> Table:

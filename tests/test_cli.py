@@ -44,6 +44,12 @@ def late():
     model = wa.EmbeddingModel(net, "mean", None, wa.Preprocess(size=32))
     net.made = True
     return model
+class Exp(torch.nn.Module):
+    def forward(self, x):
+        return x.exp()
+def taylor():
+    return wa.EmbeddingModel(torch.nn.Conv2d(3, 8, 8, 8), "mean", Exp().eval(),
+                             wa.Preprocess(size=(24, 40)))
 def talks():
     print("hello from the factory")
     return model()
@@ -111,6 +117,15 @@ def test_json_is_all_numbers_and_nothing_else(folder):
     assert overall.sum() == pytest.approx(expected, abs=1e-6)
     assert np.array(found["points"][0]["reference_map"]).shape == (3, 5)
     assert found["query"]["size_wh"] == [100, 60]
+    assert found["taylor"] == {}
+
+
+def test_what_is_expanded_to_first_order_is_told_with_its_size(folder):
+    where = ("explain", "a.jpg", "b.png", "--model", "mine:taylor")
+    size = json.loads(run(folder, *where, "--json").stdout)["taylor"]["exp"]
+    assert size > 1e-3
+    said = run(folder, *where).stdout
+    assert f"first order only: exp ({size:.1%} of the embedding)\n" in said
 
 
 BAD = {

@@ -35,6 +35,11 @@ def response_norm(A: Tensor, at: Tensor | None = None) -> Tensor:
     return pooled(A + torch.addcmul(bias, weight, A * (size / (size.mean(1, keepdim=True) + 1e-6))))
 
 
+def start_at_half(x: Tensor, at: Tensor) -> Tensor:
+    """A sigmoid that is the value itself, not a gate: what it is at zero, and the rest by x."""
+    return 0.5 + x * (at.sigmoid() - 0.5) / at
+
+
 def pooled(x: Tensor) -> Tensor:
     return x.mean((2, 3))
 
@@ -84,6 +89,16 @@ CASES = {
     "a product added in place": (
         lambda A: pooled(A.flip(1).contiguous().addcmul_(torch.ones(C, 1, 1, dtype=A.dtype), A)),
         lambda A, at: pooled(A.flip(1) + A)),
+    "a product added to a gate": (
+        lambda A: pooled(torch.addcmul(score(A).sigmoid(), torch.ones_like(A), A)),
+        lambda A, at: pooled(A + start_at_half(score(A), score(at)))),
+    "a gate over its sum": (
+        lambda A: (A.sigmoid() / A.sigmoid().sum((2, 3), keepdim=True) * A.flip(1)).sum((2, 3)),
+        lambda A, at: (at.sigmoid() / at.sigmoid().sum((2, 3), keepdim=True) * A.flip(1)
+                       ).sum((2, 3))),
+    "softmax, written out": (
+        lambda A: (A * (score(A).exp() / score(A).exp().sum((2, 3), keepdim=True))).sum((2, 3)),
+        lambda A, at: (A * score(at).flatten(2).softmax(2).view(len(A), 1, H, W)).sum((2, 3))),
     "the largest, over two axes": (
         lambda A: A.amax((2, 3)),
         lambda A, at: A.flatten(2).gather(2, at.flatten(2).argmax(2, keepdim=True)).squeeze(2)),

@@ -31,8 +31,11 @@ from whyalike.surrogates.units import share, size, tau
 ADDS = names("add radd iadd sub isub subtract rsub")
 CONVOLUTIONS = names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 MATRICES = names("matmul bmm rmatmul")
-_Gate = Literal["gate", "branch", "ratio"]
 AVERAGES = names("mean avg_pool2d adaptive_avg_pool2d")
+MULTIPLIES = names("mul multiply rmul imul")
+SUMMAND_FIRST = names("addmm addmv baddbmm addbmm addcmul")
+
+_Gate = Literal["gate", "branch", "ratio"]
 
 
 @dataclass
@@ -164,17 +167,19 @@ class Linearised(TorchFunctionMode):
             return "gate"
         if name in QUOTIENTS and not divided:  # a constant divided by what comes from the image
             return "gate"
+        if name in KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates:
+            return self._gates[sources[0]]
         if name in QUOTIENTS and self._count(given) > 1:
             return "ratio"
-        if name in BRANCHES:
-            return "branch"
-        return self._gates.get(sources[0]) if name in KEEPS_GATE and len(sources) == 1 else None
+        return "branch" if name in BRANCHES else None
 
-    def _held_factor(self, args: tuple[Any, ...], mine: list[int]) -> int | None:
+    def _held_factor(self, name: str, args: tuple[Any, ...], mine: list[int]) -> int | None:
         """Which factor is the gate: one that is nothing else, or the only one that may be."""
         kinds = {i: self._gates[args[i]] for i in mine if args[i] in self._gates}
         if gates := [i for i, kind in kinds.items() if kind == "gate"]:
             return gates[-1]
+        if name not in MULTIPLIES:
+            return None
         # A ratio scales what it is spread over, as in the global response norm; one that is as
         # large is as likely the value, as behind a norm.
         largest = max(args[i].numel() for i in mine)
@@ -186,11 +191,13 @@ class Linearised(TorchFunctionMode):
     def _hold(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Of two factors that come from the image, hold the gate; of a quotient, what divides."""
         mine = [i for i, a in enumerate(args) if isinstance(a, Tensor) and a in self._taylor]
+        if name in SUMMAND_FIRST:
+            mine = [i for i in mine if i > 0]
         if len(mine) < 2 or self.surrogate.kind == "taylor":
             return args
         if name in QUOTIENTS:
             held = 1
-        elif name in PRODUCTS and (found := self._held_factor(args, mine)) is not None:
+        elif name in PRODUCTS and (found := self._held_factor(name, args, mine)) is not None:
             held = found
         else:
             return args
