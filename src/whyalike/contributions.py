@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -37,6 +37,23 @@ class Linear(Protocol):
         ...
 
 
+class _Picture:
+    """A photograph; one that a function is given for is read when it is first looked at."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Image.Image | None:
+        if instance is None:  # what a dataclass takes for the default
+            return None
+        kept = instance.__dict__["_picture"]
+        if callable(kept):
+            kept = instance.__dict__["_picture"] = kept()
+        return kept
+
+    def __set__(
+        self, instance: Any, value: Image.Image | Callable[[], Image.Image | None] | None
+    ) -> None:
+        instance.__dict__["_picture"] = value
+
+
 @dataclass(frozen=True, eq=False)
 class Contributions:
     """An embedding as a sum over the cells of its image: E = Σ_ij v_ij + Σ_p v_p + b.
@@ -54,7 +71,8 @@ class Contributions:
         embedding: E, (d,), as the network returned it.
         frame: where the cells lie on the photograph.
         name: the photograph's file name, for display.
-        picture: the photograph, at most 1600 pixels long, for display.
+        picture: the photograph, at most 1600 pixels long, for display; or a function that reads it,
+            called when it is first looked at.
         model: the model in words.
         taylor: names of operations of the head that have no frozen form and were expanded to first
             order instead (Eq. 6); what that leaves over is in the bias.
@@ -66,7 +84,7 @@ class Contributions:
     embedding: Float[Tensor, " d"]
     frame: Frame
     name: str = "image"
-    picture: Image.Image | None = field(default=None, repr=False)
+    picture: _Picture = _Picture()
     model: str = ""
     taylor: tuple[str, ...] = ()
     prefix: Float[Tensor, "p d"] | None = None

@@ -87,7 +87,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             if isinstance(source, bytes | bytearray | memoryview):
                 return _from_file(io.BytesIO(source), name, max_pixels)
             if isinstance(source, str | os.PathLike):
-                with _open_regular_file(source, name) as file:
+                with open_regular_file(source, name) as file:
                     return _from_file(file, name, max_pixels)
             if isinstance(source, io.TextIOBase):
                 refuse(name, "the file was opened as text", 'open it with mode "rb"')
@@ -107,7 +107,8 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     refuse(name, f"cannot read an image from a {type(source).__name__}", advice)
 
 
-def _open_regular_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
+def open_regular_file(path: str | os.PathLike[str], name: str) -> io.BufferedReader:
+    """A file to read bytes from; an ImageError for whatever is not an ordinary, non-empty file."""
     try:
         # Opening a pipe would wait for ever and opening a device may do anything: look first.
         status = os.stat(path)
