@@ -64,13 +64,14 @@ class Manifest:
                 raise GalleryError("a gallery of a later version of whyalike; upgrade it")
             made = cls(**{field.name: found[field.name] for field in fields(cls)})
             h, w = made.grid_hw
+            taylor = tuple(made.taylor)
             counts = (int(made.d), int(h), int(w), int(made.prefix) + 1)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise GalleryError("a gallery whose manifest is damaged; make it anew") from error
         if min(counts) < 1 or made.maps not in MAPS:
             raise GalleryError("a gallery whose manifest is damaged; make it anew")
         object.__setattr__(made, "grid_hw", (h, w))
-        object.__setattr__(made, "taylor", tuple(made.taylor))
+        object.__setattr__(made, "taylor", taylor)
         return made
 
 
@@ -114,10 +115,10 @@ def check_same(gallery: Manifest, model: EmbeddingModel) -> None:
     """
     came = describe(model, gallery.maps)
     for name, what in (
-        ("network", "network"),
         ("layer", "layer"),
         ("surrogate", "surrogate"),
         ("preprocess", "preprocessing"),
+        ("network", "network"),
         ("weights", "weights' hash"),
     ):
         there, here = getattr(gallery, name), getattr(came, name)

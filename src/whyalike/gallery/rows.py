@@ -183,7 +183,7 @@ def unpack(packed: Packed, places: int, packing: Packing, prefix: int) -> Float[
             raise GalleryError(DAMAGED)
         kept = torch.cat([torch.from_numpy(tokens).view(prefix, dims), cells])
     else:
-        if len(maps) != places * dims * 2 or abs(exponent) > 200:
+        if len(maps) != places * dims * 2 or abs(exponent) > 126:
             raise GalleryError(DAMAGED)
         half: Float16[np.ndarray, "places dims"] = np.frombuffer(maps, "<f2").reshape(places, dims)
         kept = torch.from_numpy(half.astype(np.float32)).mul_(2.0**exponent)
@@ -195,7 +195,7 @@ def unpack(packed: Packed, places: int, packing: Packing, prefix: int) -> Float[
 def exponent_of(v: Tensor) -> int:
     """The power of two by which the largest number comes to lie in 2^14 ... 2^15."""
     largest = v.abs().max().item()
-    return max(-100, min(100, math.frexp(largest)[1] - 15)) if largest > 0 else 0
+    return max(-126, min(126, math.frexp(largest)[1] - 15)) if largest > 0 else 0
 
 
 def decode(
