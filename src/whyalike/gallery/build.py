@@ -20,7 +20,7 @@ from whyalike.errors import GalleryError, ImageError
 from whyalike.gallery import store as stores
 from whyalike.gallery.codes import Codes
 from whyalike.gallery.listing import Failed, Listed, Listing
-from whyalike.gallery.manifest import Manifest
+from whyalike.gallery.manifest import Manifest, Maps
 from whyalike.gallery.reading import batches
 from whyalike.gallery.rows import Packing, Seen, encode
 from whyalike.gallery.store import Store
@@ -31,6 +31,33 @@ COMMIT_BYTES = 128 * 2**20
 COMMIT_ROWS = 4096
 COMMIT_SECONDS = 30.0
 """Rows are committed when one of these is reached: as much as a kill can lose."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an indexing run goes about it.
+
+    Args:
+        batch_size: images in one forward pass.
+        workers: threads that read files; None for as many as there are cores.
+        strict: whether the first file that cannot be read stops it.
+        prune: whether rows are removed whose file is gone.
+        commit_rows: rows that are committed together, at the latest.
+    """
+
+    batch_size: int = 32
+    workers: int | None = None
+    strict: bool = False
+    prune: bool = False
+    commit_rows: int = COMMIT_ROWS
+
+    def __post_init__(self) -> None:
+        counts = (self.batch_size, 1 if self.workers is None else self.workers, self.commit_rows)
+        if min(counts) < 1:
+            raise GalleryError(
+                f"batch_size, workers and commit_rows are 1 or more; came {self.batch_size}, "
+                f"{self.workers} and {self.commit_rows}"
+            )
 
 
 @dataclass(frozen=True)
@@ -51,7 +78,7 @@ class Progress:
     failed: int
     seconds: float
     bytes_per_image: int
-    maps: str
+    maps: Maps
 
     @property
     def rate(self) -> float:
@@ -123,7 +150,7 @@ class Known:
         return kept == (status.st_size, status.st_mtime_ns)
 
 
-def embed(model: EmbeddingModel, seen: Sequence[Seen], packing: Packing, maps: str,
+def embed(model: EmbeddingModel, seen: Sequence[Seen], packing: Packing, maps: Maps,
           schema: pa.Schema) -> pa.RecordBatch:  # fmt: skip
     """The rows of a batch of images that were read: one forward pass of the network.
 
@@ -141,18 +168,23 @@ def index(
     table: lance.LanceDataset,
     manifest: Manifest,
     packing: Packing,
+    settings: Settings,
     *,
-    batch_size: int,
-    workers: int | None,
-    strict: bool,
-    prune: bool,
     under: Callable[[bytes], bool],
     progress: Callable[[Progress], None] | None,
 ) -> Report:
     """Bring a table up to date with a listing.
 
+    Args:
+        store, table, manifest, packing: of the gallery.
+        model: that made it.
+        listing: what is to be there.
+        settings: how.
+        under: whether a file is below the sources, so that its row may be pruned.
+        progress: called with how far it is.
+
     Raises:
-        ImageError: with `strict`, the first file that cannot be read.
+        ImageError: where it is `strict`, the first file that cannot be read.
         GalleryError: the table cannot be written; what was committed stays.
     """
     assert model.preprocess is not None
@@ -160,13 +192,15 @@ def index(
     check_columns(listing, table.schema)
     known = Known.of(table)
     todo = [one for one in listing.files if not known.has(one)]
-    if strict and listing.failed:
+    if settings.strict and listing.failed:
         raise ImageError(f"{listing.failed[0].path}: {listing.failed[0].reason}")
-    run = _Run(store, manifest, len(todo), progress)
+    run = _Run(store, manifest, len(todo), settings.commit_rows, progress)
     failed = list(listing.failed)
     try:
-        for seen, bad in batches(todo, model.preprocess, batch_size, workers or default_workers()):
-            if strict and bad:
+        for seen, bad in batches(
+            todo, model.preprocess, settings.batch_size, settings.workers or default_workers()
+        ):
+            if settings.strict and bad:
                 raise ImageError(f"{bad[0].path}: {bad[0].reason}")
             failed += bad
             if seen:
@@ -177,7 +211,7 @@ def index(
         # Also what a run that was stopped could not read; those that are read now are taken out.
         _list_failures(store, failed, run.done, listing)
     gone = missing(known, under)
-    if prune and gone:
+    if settings.prune and gone:
         stores.delete(store.open(), gone)
     same = same_content(store.open(), run.done)
     return Report(
@@ -187,7 +221,7 @@ def index(
         failed=tuple(failed),
         others=listing.others,
         missing=len(gone),
-        pruned=len(gone) if prune else 0,
+        pruned=len(gone) if settings.prune else 0,
         same_content=same,
         seconds=time.monotonic() - begun,
         bytes_per_image=run.bytes_per_image,
@@ -202,9 +236,11 @@ class _Run:
         store: Store,
         manifest: Manifest,
         total: int,
+        commit_rows: int,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.store = store
+        self.commit_rows = commit_rows
         self.bytes_per_image = bytes_per_image(manifest, store.packing(manifest))
         self.done: set[str] = set()
         self._progress = progress
@@ -220,7 +256,7 @@ class _Run:
         self._ids += [one.listed.id for one in seen]
         size = sum(one.nbytes for one in self._waiting)
         late = time.monotonic() - self._committed > COMMIT_SECONDS
-        if size >= COMMIT_BYTES or len(self._ids) >= COMMIT_ROWS or late:
+        if size >= COMMIT_BYTES or len(self._ids) >= self.commit_rows or late:
             self.commit()
 
     def commit(self) -> None:
@@ -275,7 +311,7 @@ def check_columns(listing: Listing, schema: pa.Schema) -> None:
             )
 
 
-def choose_packing(model: EmbeddingModel, maps: str, sample: Sequence[Seen]) -> Packing:
+def choose_packing(model: EmbeddingModel, maps: Maps, sample: Sequence[Seen]) -> Packing:
     """How the contributions of a new gallery become bytes.
 
     Args:

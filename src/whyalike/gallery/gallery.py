@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from whyalike.contributions import Contributions
 from whyalike.difference import Contrast, contrast
 from whyalike.errors import GalleryError
+from whyalike.gallery import approximate as approximating
 from whyalike.gallery import build as building
 from whyalike.gallery import manifest as manifests
 from whyalike.gallery import store as stores
-from whyalike.gallery.build import Progress, Report
+from whyalike.gallery.approximate import Approximate
+from whyalike.gallery.build import Progress, Report, Settings
 from whyalike.gallery.hits import Hit, hits_of, read
 from whyalike.gallery.listing import RESERVED, Listed, Listing, Name, absolute, id_of, list_images
-from whyalike.gallery.manifest import Manifest
+from whyalike.gallery.manifest import Manifest, Maps
 from whyalike.gallery.query import Boxes, Masks, Points, Query, ask
 from whyalike.gallery.reading import batches
 from whyalike.gallery.rows import Packing
 from whyalike.gallery.store import Options, Store
-from whyalike.gallery.vectors import Vectors, map_vectors, temporary_folder
+from whyalike.gallery.vectors import Best, Vectors, map_vectors, temporary_folder
+from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair
 from whyalike.preprocess import Source
-
-Maps = Literal["none", "full", "pq"]
 
 
 class Gallery:
@@ -58,7 +61,7 @@ class Gallery:
         self.report: Report | None = None
         """What the last indexing by this object did."""
         if model is not None:
-            manifests.check_same(self.manifest, model)
+            self.use(model)
 
     @classmethod
     def build(
@@ -72,6 +75,7 @@ class Gallery:
         workers: int | None = None,
         strict: bool = False,
         prune: bool = False,
+        commit_rows: int = building.COMMIT_ROWS,
         progress: Callable[[Progress], None] | None = None,
         storage_options: Options = None,
         spec: dict[str, Any] | None = None,
@@ -92,6 +96,8 @@ class Gallery:
             strict: stop at the first file that cannot be read; otherwise it is set aside in
                 errors.parquet with the reason.
             prune: remove rows below the sources whose file is gone.
+            commit_rows: rows that are committed together, at the latest after 30 seconds or 128 MB:
+                so much a kill can lose.
             progress: called with how far it is, first before anything is read.
             storage_options: of the object store, as for LanceDB.
             spec: how `whyalike.load` made the model, for the command line.
@@ -102,22 +108,19 @@ class Gallery:
         """
         listing = list_images(sources)
         store = _store(path, storage_options)
-        if maps not in manifests.MAPS:
+        if maps not in get_args(Maps):
             raise GalleryError(f'maps is "none", "full" or "pq"; came {maps!r}')
         if not store.exists():
-            made = manifests.describe(model, maps, spec)
             packing = building.choose_packing(model, maps, _sample(model, listing, maps))
-            store.create(made, packing, listing.columns)
+            store.create(manifests.describe(model, maps, spec), packing, listing.columns)
         gallery = cls(store, model)
         if gallery.manifest.maps != maps:
             raise GalleryError(
                 f"the gallery keeps maps {gallery.manifest.maps!r}; came {maps!r}; make another one"
             )
         given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-        gallery._index(
-            listing, given, batch_size=batch_size, workers=workers, strict=strict, prune=prune,
-            progress=progress,
-        )  # fmt: skip
+        settings = Settings(batch_size, workers, strict, prune, commit_rows)
+        gallery._index(listing, given, settings, progress)
         return gallery
 
     @classmethod
@@ -143,6 +146,11 @@ class Gallery:
         """
         return cls(_store(path, storage_options), model, cache)
 
+    def use(self, model: EmbeddingModel) -> None:
+        """Search and add with a model, which must be the one that made the gallery."""
+        manifests.check_same(self.manifest, model)
+        self.model = model
+
     def __len__(self) -> int:
         return int(self._table.count_rows())
 
@@ -159,25 +167,26 @@ class Gallery:
         workers: int | None = None,
         strict: bool = False,
         prune: bool = False,
+        commit_rows: int = building.COMMIT_ROWS,
         progress: Callable[[Progress], None] | None = None,
     ) -> Report:
         """Index what is new and what has changed, by size and time of change, of some sources.
 
         Args:
-            sources, batch_size, workers, strict, prune, progress: as for `build`.
+            sources, batch_size, workers, strict, prune, commit_rows, progress: as for `build`.
         """
         given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-        return self._index(
-            list_images(given), given, batch_size=batch_size, workers=workers, strict=strict,
-            prune=prune, progress=progress,
-        )  # fmt: skip
+        settings = Settings(batch_size, workers, strict, prune, commit_rows)
+        return self._index(list_images(given), given, settings, progress)
 
-    def reindex(self, *, prune: bool = False, **options: Any) -> Report:
+    def reindex(
+        self, *, progress: Callable[[Progress], None] | None = None, **settings: Any
+    ) -> Report:
         """Index again what has changed of all files that the gallery has.
 
         Args:
-            prune: remove rows whose file is gone.
-            options: as for `add`.
+            progress: as for `add`.
+            settings: batch_size, workers, strict, prune and commit_rows, as for `add`.
         """
         table = self._table.to_table(columns=["file", "label", *self._metadata_names()])
         columns = pa.schema([table.schema.field(name) for name in self._metadata_names()])
@@ -187,7 +196,7 @@ class Gallery:
             files.append(Listed(file, label, row))
         there = [one for one in files if os.path.lexists(one.file)]
         listing = Listing(tuple(there), columns=columns)
-        return self._index(listing, None, prune=prune, **options)
+        return self._index(listing, None, Settings(**settings), progress)
 
     def remove(self, paths: Iterable[Name] = (), *, where: str | None = None) -> int:
         """Take rows out, by the paths of their files or a condition; how many there were.
@@ -283,7 +292,8 @@ class Gallery:
             weights: one for each box, point and mask, in this order.
             k: how many hits.
             where: a condition in SQL on the columns, such as "label = 'x' AND year > 2020".
-            exact: True for all rows; False for LanceDB's index (see `approximate`).
+            exact: True for all rows; False for LanceDB's index, which misses some
+                (`approximate` says how many), and does not tell ranks without the region.
 
         Raises:
             RegionError: a region that does not lie on the query.
@@ -298,9 +308,38 @@ class Gallery:
             other = None if asked.is_whole else asked.whole
             best = vectors.best(asked.vector, k, other, among)
         else:
-            raise GalleryError("no index")
+            best = self._approximately(asked, vectors, k, where)
         with stores.reading(self._store.root):
             return hits_of(self._table, vectors, best, asked, self._metadata_names())
+
+    @property
+    def approximate(self) -> Approximate | None:
+        """How searches with `exact=False` are done, and what recall was measured; None without."""
+        return approximating.measured(self._table)
+
+    def make_approximate(self, *, nprobes: int = 20, refine: int = 20) -> Approximate:
+        """Make LanceDB's index for searches with `exact=False`, and measure what it misses.
+
+        Rows that are added later are found as well. Region vectors lie far from every row, where
+        such indexes are weak: look at `recall_region` of what is returned.
+
+        Args:
+            nprobes: partitions that a search looks through.
+            refine: how many times as many rows as asked for it scores exactly.
+        """
+        vectors = self._mapped()
+        regions = None
+        if self.manifest.maps != "none" and len(self):
+            live = np.concatenate(
+                [start + (np.arange(len(p.matrix)) if p.live is None else np.flatnonzero(p.live))
+                 for p, start in zip(vectors.parts, vectors.starts, strict=False)]
+            )  # fmt: skip
+            some = live[np.linspace(0, len(live) - 1, approximating.QUERIES).astype(np.int64)]
+            found = read(self._table, vectors, some, self.manifest, self._packing)
+            regions = torch.stack([ask(x, _middle(x)).vector for x in found])
+        made = approximating.make(self._store, vectors, regions, nprobes=nprobes, refine=refine)
+        self.refresh()
+        return made
 
     # -- explaining from it ----------------------------------------------------------------------
 
@@ -332,7 +371,9 @@ class Gallery:
         if not hits:
             return []
         with stores.reading(self._store.root):
-            return read(self._table, self._mapped(), hits, self.manifest, self._packing)
+            vectors = self._mapped()
+            positions = vectors.positions(np.array([hit.address for hit in hits], np.int64))
+            return read(self._table, vectors, positions, self.manifest, self._packing)
 
     def region_map(self, hit: Hit, reference: Contributions | None = None) -> Float[Tensor, "h w"]:
         """What each cell of a hit carries with what was searched for, in units of cosine.
@@ -361,10 +402,12 @@ class Gallery:
         return self.model
 
     def _index(
-        self, listing: Listing, sources: Sequence[Name] | None, *, prune: bool = False,
-        batch_size: int = 32, workers: int | None = None, strict: bool = False,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> Report:  # fmt: skip
+        self,
+        listing: Listing,
+        sources: Sequence[Name] | None,
+        settings: Settings,
+        progress: Callable[[Progress], None] | None,
+    ) -> Report:
         self._table = self._store.open()
         self.report = building.index(
             self._store,
@@ -373,10 +416,7 @@ class Gallery:
             self._table,
             self.manifest,
             self._packing,
-            batch_size=batch_size,
-            workers=workers,
-            strict=strict,
-            prune=prune,
+            settings,
             under=_under(sources),
             progress=progress,
         )
@@ -394,9 +434,28 @@ class Gallery:
                 self._vectors = map_vectors(self._table, folder)
         return self._vectors
 
+    def _approximately(self, asked: Query, vectors: Vectors, k: int, where: str | None) -> Best:
+        settings = self.approximate
+        if settings is None:
+            raise GalleryError(
+                "the gallery has no index to search approximately; make one with "
+                "gallery.make_approximate() or `whyalike index -o GALLERY --approximate`"
+            )
+        with self._condition(where):
+            positions, scores = approximating.search(
+                self._store, vectors, asked.vector, k, where, settings
+            )
+        others = (vectors.rows(positions) @ asked.whole).numpy() if len(positions) else scores
+        return Best(positions, scores, others, None)
+
     def _where(self, where: str, columns: list[str], **options: Any) -> pa.Table:
-        try:
+        with self._condition(where):
             return self._table.to_table(columns=columns, filter=where, **options)
+
+    @contextmanager
+    def _condition(self, where: str | None) -> Iterator[None]:
+        try:
+            yield
         except (ValueError, OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise GalleryError(
@@ -431,6 +490,19 @@ def _sample(model: EmbeddingModel, listing: Listing, maps: str) -> list[Any]:
     if not seen:
         raise GalleryError('maps "pq" learns codes from the images, and none of them can be read')
     return seen
+
+
+def _middle(x: Contributions) -> XYXY:
+    """The middle of what the network saw of a photograph, half as wide and high."""
+    x0, y0, x1, y1 = x.frame.view_xyxy
+    w, h = (x1 - x0) / 4, (y1 - y0) / 4
+    return x0 + w, y0 + h, x1 - w, y1 - h
+
+
+def open_manifest(path: Name, storage_options: Options = None) -> Manifest | None:
+    """What a gallery was made with, None where there is none yet."""
+    store = _store(path, storage_options or None)
+    return store.manifest(store.open()) if store.exists() else None
 
 
 def _under(sources: Sequence[Name] | None) -> Callable[[bytes], bool]:

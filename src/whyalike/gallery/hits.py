@@ -10,6 +10,7 @@ from typing import Any
 
 import lance
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from whyalike.contributions import Contributions
@@ -34,7 +35,7 @@ class Hit:
         label: its class, where one is known.
         metadata: its other columns.
         whole: the similarity of the whole query and this photograph, and
-        rank_without_region: its rank by that.
+        rank_without_region: its rank by that; None after a search that did not look at all rows.
         query_bias: what of `whole` no cell of the query carries; regions that tile the query have
             scores that add up to `whole` - `query_bias`.
         id: of the row.
@@ -47,7 +48,7 @@ class Hit:
     label: str | None
     metadata: dict[str, Any]
     whole: float
-    rank_without_region: int
+    rank_without_region: int | None
     query_bias: float
     id: str
     query: Query = field(repr=False)
@@ -63,8 +64,7 @@ def hits_of(
         return []
     rows = _take(table, vectors, best.positions, ["id", "path", "label", *metadata])
     biases = vectors.rows(best.positions) @ asked.bias
-    whole = best.others if len(best.others) else best.scores
-    ranks = best.ranks if len(best.ranks) else np.arange(1, len(rows) + 1)
+    whole = best.scores if best.others is None else best.others
     addresses = vectors.addresses(best.positions)
     return [
         Hit(
@@ -74,7 +74,7 @@ def hits_of(
             label=row["label"],
             metadata={name: row[name] for name in metadata},
             whole=float(whole[i]),
-            rank_without_region=int(ranks[i]),
+            rank_without_region=None if best.ranks is None else int(best.ranks[i]),
             query_bias=float(biases[i]),
             id=row["id"],
             query=asked,
@@ -88,19 +88,18 @@ def hits_of(
 def read(
     table: lance.LanceDataset,
     vectors: Vectors,
-    hits: Sequence[Hit],
+    positions: Int[np.ndarray, " k"],
     manifest: Manifest,
     packing: Packing,
 ) -> list[Contributions]:
-    """What the cells of hits give, read together."""
-    if not hits:
+    """What the cells of some rows give, read together."""
+    if not len(positions):
         return []
-    addresses = np.array([hit.address for hit in hits], np.int64)
-    positions = vectors.positions(addresses)
     columns = ["path", "file", "bytes", "mtime_ns", "length", "size_wh", "view_xyxy", "dims",
                "exponent"]  # fmt: skip
+    addresses = vectors.addresses(positions).tolist()
     rows = _take(table, vectors, positions, columns)
-    blobs = table.read_blobs("maps", addresses=addresses.tolist(), preserve_order=True)
+    blobs = table.read_blobs("maps", addresses=addresses, preserve_order=True)
     found = []
     for row, (_, maps), unit in zip(rows, blobs, vectors.rows(positions), strict=True):
         row["embedding"] = unit.numpy()

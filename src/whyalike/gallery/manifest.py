@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from whyalike.errors import GalleryError, ModelError
 from whyalike.model import EmbeddingModel
+
+Maps = Literal["none", "full", "pq"]
+"""How contributions are kept: not, in float16, or by product quantisation."""
 
 KEY = b"whyalike"
 """Under this key of the table's schema lies the manifest."""
@@ -32,6 +36,7 @@ class Manifest:
         prefix: how many prefix tokens there are.
         taylor: operations that were expanded to first order only.
         maps: how contributions are kept, "none", "full" or "pq".
+        arrays: the name of the table of what the rows share, where there is one.
         spec: the arguments of `whyalike.load` that made the model, where they are known.
     """
 
@@ -44,7 +49,8 @@ class Manifest:
     grid_hw: tuple[int, int]
     prefix: int
     taylor: tuple[str, ...]
-    maps: str
+    maps: Maps
+    arrays: str | None = None
     spec: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
@@ -68,17 +74,15 @@ class Manifest:
             counts = (int(made.d), int(h), int(w), int(made.prefix) + 1)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise GalleryError("a gallery whose manifest is damaged; make it anew") from error
-        if min(counts) < 1 or made.maps not in MAPS:
+        named = made.arrays is None or re.fullmatch(r"arrays-[0-9a-f]{16}\.lance", str(made.arrays))
+        if min(counts) < 1 or not named or made.maps not in get_args(Maps):
             raise GalleryError("a gallery whose manifest is damaged; make it anew")
         object.__setattr__(made, "grid_hw", (h, w))
         object.__setattr__(made, "taylor", taylor)
         return made
 
 
-MAPS = ("none", "full", "pq")
-
-
-def describe(model: EmbeddingModel, maps: str, spec: dict[str, Any] | None = None) -> Manifest:
+def describe(model: EmbeddingModel, maps: Maps, spec: dict[str, Any] | None = None) -> Manifest:
     """The manifest of a gallery that a model is to make; runs the network on one black image.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from whyalike.contributions import Contributions
@@ -110,6 +111,11 @@ def ask(
     for v in left_out:
         u = u - v.cpu().double()
     return Query(x, _unit(x, u), boxes, spots, masks, factors, away, away_masks)
+
+
+def mask_of(image: Image.Image) -> Float[np.ndarray, "H W"]:
+    """A picture as a mask: white is 1, black is 0."""
+    return np.asarray(image.convert("L"), np.float64) / 255
 
 
 def _unit(x: Contributions, u: Tensor) -> Float[Tensor, " d"]:

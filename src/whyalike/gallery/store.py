@@ -1,17 +1,18 @@
 """The table of a gallery: opened, made, added to and taken from, in commits that are whole or not.
 
-A gallery is a LanceDB database, a folder here or on object storage, with the table `images`, a
-table `arrays` of what its rows share, and errors.parquet. Everything goes through Lance's object
+A gallery is a LanceDB database, a folder here or on object storage, with the table `images`,
+perhaps one of what its rows share, and errors.parquet. Everything goes through Lance's object
 store, so `storage_options` are those of LanceDB.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lance
@@ -29,7 +30,7 @@ from whyalike.gallery.listing import Failed
 from whyalike.gallery.manifest import KEY, Manifest
 from whyalike.images import printable
 
-TABLE, ARRAYS, ERRORS, VECTORS = "images.lance", "arrays.lance", "errors.parquet", "vectors"
+TABLE, ERRORS, VECTORS = "images.lance", "errors.parquet", "vectors"
 
 ATTEMPTS = 20
 """How often a commit is tried again when other writers were first."""
@@ -92,11 +93,14 @@ class Store:
             GalleryError: something else is there, or nothing can be written.
         """
         self._check_place()
+        if packing.basis is not None or packing.codes is not None:
+            manifest = replace(manifest, arrays=f"arrays-{secrets.token_hex(8)}.lance")
         schema = rows.schema(manifest.d, metadata).with_metadata({KEY: manifest.to_json()})
         with writing(self.root):
             if not self.is_remote:
                 os.makedirs(self.root, exist_ok=True)
-            self._write_arrays(packing)
+            if manifest.arrays is not None:
+                self._write_arrays(manifest.arrays, packing)
             try:
                 lance.write_dataset(
                     schema.empty_table(),
@@ -118,44 +122,37 @@ class Store:
 
     def packing(self, manifest: Manifest) -> rows.Packing:
         """What the rows' contributions were packed with."""
-        if manifest.maps == "none":
+        if manifest.arrays is None:
             return rows.Packing()
         try:
             with reading(self.root):
-                table = lance.dataset(self.at(ARRAYS), storage_options=self.options).to_table()
-        except FileNotFoundError:
-            return rows.Packing()
+                place = self.at(manifest.arrays)
+                table = lance.dataset(place, storage_options=self.options).to_table()
+        except FileNotFoundError as error:
+            raise GalleryError(f"{printable(self.root)}: {manifest.arrays} is missing") from error
         arrays = {
             name: torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32)).view(*shape)
             for name, data, shape in zip(
                 *(table[column].to_pylist() for column in ("name", "data", "shape")), strict=True
             )
         }
-        codes = None
-        if "centres" in arrays:
-            dims = manifest.d if "basis" not in arrays else len(arrays["basis"])
-            codes = Codes(arrays["centres"], dims)
+        codes = Codes(arrays["centres"], manifest.d) if "centres" in arrays else None
         return rows.Packing(arrays.get("basis"), codes)
 
-    def _write_arrays(self, packing: rows.Packing) -> None:
-        arrays = {"basis": packing.basis}
+    def _write_arrays(self, name: str, packing: rows.Packing) -> None:
+        """Under a name of their own, so that of two writers neither has the other's."""
+        arrays = {} if packing.basis is None else {"basis": packing.basis}
         if packing.codes is not None:
             arrays["centres"] = packing.codes.centres
-        given = {name: array for name, array in arrays.items() if array is not None}
-        if given:
-            table = pa.table(
-                {
-                    "name": list(given),
-                    "data": pa.array(
-                        [a.numpy().astype("<f4").tobytes() for a in given.values()],
-                        pa.large_binary(),
-                    ),
-                    "shape": [list(a.shape) for a in given.values()],
-                }
-            )
-            lance.write_dataset(
-                table, self.at(ARRAYS), mode="overwrite", storage_options=self.options
-            )
+        data = [array.numpy().astype("<f4").tobytes() for array in arrays.values()]
+        table = pa.table(
+            {
+                "name": list(arrays),
+                "data": pa.array(data, pa.large_binary()),
+                "shape": [list(array.shape) for array in arrays.values()],
+            }
+        )
+        lance.write_dataset(table, self.at(name), mode="create", storage_options=self.options)
 
     def _check_place(self) -> None:
         """A folder that is something else is not written into."""
@@ -163,7 +160,11 @@ class Store:
             return
         if not os.path.isdir(self.root):
             raise GalleryError(f"{printable(self.root)}: is not a folder; give another name")
-        strangers = set(os.listdir(self.root)) - {TABLE, ARRAYS, ERRORS, VECTORS}
+        strangers = {
+            name
+            for name in os.listdir(self.root)
+            if name not in (TABLE, ERRORS, VECTORS) and not name.startswith(("arrays-", ERRORS))
+        }
         if strangers:
             raise GalleryError(
                 f"{printable(self.root)}: is a folder that is no gallery (it holds "

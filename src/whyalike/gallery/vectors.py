@@ -45,14 +45,14 @@ class Best:
     Args:
         positions: of the rows in the matrix, those that were deleted counted as well.
         scores: their products with the first vector.
-        others: their products with the second one, and
-        ranks: their ranks by that among all rows, from 1; empty where there was no second one.
+        others: their products with the second one; None where there was none.
+        ranks: their ranks by that among all rows, from 1; None where they are not known.
     """
 
     positions: Int[np.ndarray, " k"]
     scores: Float[np.ndarray, " k"]
-    others: Float[np.ndarray, " k"]
-    ranks: Int[np.ndarray, " k"]
+    others: Float[np.ndarray, " k"] | None
+    ranks: Int[np.ndarray, " k"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ class Vectors:
                     others.append(_products(chunk, other, ok))
         positions, scores = top.found()
         if other is None:
-            return Best(positions, scores, np.zeros(0, np.float32), np.zeros(0, np.int64))
+            return Best(positions, scores, None, np.arange(1, len(positions) + 1))
         every = np.concatenate(others) if others else np.zeros(0, np.float32)
         mine = every[positions]
         ranks = [1 + np.count_nonzero(every > one) for one in mine]  # faster than a sort
