@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -35,6 +36,8 @@ def from_parts(pool: str | nn.Module, pooled: int, d: int = 6) -> wa.EmbeddingMo
 
 def vit() -> wa.EmbeddingModel:
     """A class token, a register, and a head that no closed form knows."""
+    import timm  # takes seconds, which processes that are killed have no use for
+
     torch.manual_seed(0)
     net = timm.models.VisionTransformer(
         img_size=(16, 24), patch_size=4, embed_dim=12, depth=2, num_heads=2, num_classes=0,
@@ -77,3 +80,16 @@ def photographs(folder: Path, count: int, start: int = 0) -> list[Path]:
         picture(seed, (50 + seed % 7, 30 + seed % 5)).save(path)
         paths.append(path)
     return paths
+
+
+def index(folder: str, before: str, ready: Event, go: Event) -> None:
+    """What a process of its own does: index the photographs of a folder, when it is told to."""
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    model = HEADS["mean"]()
+    import whyalike.gallery.store  # noqa: F401
+
+    exec(before, {})
+    ready.set()
+    go.wait()
+    wa.Gallery.build(model, "photos", "photos.lance", batch_size=4, commit_rows=8)

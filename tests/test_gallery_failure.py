@@ -1,5 +1,6 @@
 """Failure on purpose: kills, full disks, hostile names and files, two writers at once."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -12,24 +13,15 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+import galleries
 import whyalike as wa
 from galleries import HEADS, photographs, picture
 from whyalike.errors import GalleryError
 from whyalike.gallery import open_manifest, store
 from whyalike.gallery.listing import list_images
 
-INDEX = """
-import sys, torch
-torch.set_num_threads(1)
-sys.path[:0] = [{tests!r}]
-import whyalike as wa
-from galleries import HEADS
-{before}
-print("ready", flush=True)
-sys.stdin.readline()
-wa.Gallery.build(HEADS["mean"](), "photos", "photos.lance", batch_size=4, commit_rows=8)
-"""
-
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["torch", "whyalike.model", "galleries"])  # once, not Lance
 # What to do at the n-th commit, or write of a file: "os.kill(os.getpid(), 9)" and the like.
 PATCH = """
 import os, whyalike.gallery.store as target, lance, pyarrow.parquet
@@ -48,25 +40,22 @@ def patched(*arguments, **options):
 """
 
 
-def start(folder: Path, before: str = "") -> subprocess.Popen:
-    """An indexing process that waits for a line before it begins."""
-    code = INDEX.format(tests=str(Path(__file__).parent), before=before)
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Indexing:
+    """A process that indexes, killed by its number alone."""
 
+    def __init__(self, folder: Path, before: str = "") -> None:
+        ready, self._go = PROCESSES.Event(), PROCESSES.Event()
+        arguments = (str(folder), before, ready, self._go)
+        self.process = PROCESSES.Process(target=galleries.index, args=arguments)
+        self.process.start()
+        assert ready.wait(120)
 
-def begin(*processes: subprocess.Popen) -> None:
-    for process in processes:
-        process.stdin.write("\n")
-        process.stdin.flush()
+    def begin(self) -> None:
+        self._go.set()
+
+    def wait(self) -> int:
+        self.process.join(300)
+        return self.process.exitcode
 
 
 def table(path: Path):
@@ -111,8 +100,8 @@ def check_same_as_undisturbed(folder: Path) -> None:
 )
 def test_killed_at_a_chosen_point_it_goes_on(tmp_path, what, at, when):
     photographs(tmp_path / "photos", 24)
-    process = start(tmp_path, PATCH.format(what=what, at=at, when=when))
-    begin(process)
+    process = Indexing(tmp_path, PATCH.format(what=what, at=at, when=when))
+    process.begin()
     code = process.wait()
     assert code == -signal.SIGKILL or what == "target.Store._write_arrays"
     before = check_whole(tmp_path / "photos.lance")
@@ -126,10 +115,10 @@ def killed_at_random(folder: Path, times: int, seed: int) -> None:
     moments = random.Random(seed)
     kept: set[str] = set()
     for _ in range(times):
-        process = start(folder)
-        begin(process)
+        process = Indexing(folder)
+        process.begin()
         time.sleep(moments.uniform(0.01, 0.8))
-        process.kill()
+        process.process.kill()
         process.wait()
         now = check_whole(folder / "photos.lance")
         assert kept <= now
@@ -152,8 +141,9 @@ def test_killed_at_many_moments(tmp_path, seed):
 
 def two_writers(folder: Path, count: int) -> None:
     photographs(folder / "photos", count)
-    processes = [start(folder) for _ in range(2)]
-    begin(*processes)
+    processes = [Indexing(folder) for _ in range(2)]
+    for process in processes:
+        process.begin()
     assert [process.wait() for process in processes] == [0, 0]
     assert len(check_whole(folder / "photos.lance")) == count
     check_same_as_undisturbed(folder)
@@ -207,9 +197,8 @@ def test_a_file_size_limit_is_said_as_well(tmp_path):
     photographs(tmp_path / "photos", 64)
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))"
-    process = start(tmp_path, limit)
-    process.stderr = None
-    begin(process)
+    process = Indexing(tmp_path, limit)
+    process.begin()
     assert process.wait() == 1
     check_whole(tmp_path / "photos.lance")
     wa.Gallery.build(HEADS["mean"](), tmp_path / "photos", tmp_path / "photos.lance")
@@ -222,8 +211,8 @@ def test_a_file_size_limit_is_said_as_well(tmp_path):
 def test_names_of_any_kind(tmp_path):
     photos = os.fsencode(tmp_path / "photos")
     names = [
-        "π ☃ 𝔘.png", "line\nend.png", "quote'\".png", "a b.PNG", "ä.png", "ä.png",
-        "‮right.png", "-o.png", "[glob]*.png", "%2F.png", "\\.png",
+        "π ☃ 𝔘.png", "line\nend.png", "quote'\".png", "a b.PNG", "\u00e4.png", "a\u0308.png",
+        "\u202eright.png", "-o.png", "[glob]*.png", "%2F.png", "\\.png",
     ]  # fmt: skip
     os.makedirs(photos)
     raw = [os.fsencode(name) for name in names] + [b"latin \xe9.png", b"\xff\xfe.png"]
@@ -305,8 +294,9 @@ def test_a_file_that_vanishes_between_listing_and_reading(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_read(tmp_path):
     photographs(tmp_path / "photos", 3)
-    listing = "import os, sys\nsys.path[:0] = [{!r}]\nos.setuid(65534)\n"
-    listing += "from whyalike.gallery.listing import list_images\nfound = list_images({!r})\n"
+    listing = "import os, sys\nsys.path[:0] = [{!r}]\n"
+    listing += "from whyalike.gallery.listing import list_images\nos.setuid(65534)\n"
+    listing += "found = list_images({!r})\n"
     listing += "print(len(found.files), [f.reason for f in found.failed])"
     shut = tmp_path / "photos" / "b"
     shut.chmod(0)
