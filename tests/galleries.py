@@ -13,10 +13,14 @@ from PIL import Image
 from torch import nn
 
 import whyalike as wa
-from nets import trunk
 
 SIZE_HW = (12, 20)
 PREPROCESS = wa.Preprocess(size=SIZE_HW)
+
+
+def trunk() -> nn.Sequential:
+    """(N, 3, 12, 20) → (N, 8, 3, 5)."""
+    return nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU())
 
 
 class Folding(nn.Module):

@@ -21,7 +21,9 @@ from whyalike.gallery import open_manifest, store
 from whyalike.gallery.listing import list_images
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["torch", "whyalike.model", "galleries"])  # once, not Lance
+PROCESSES.set_forkserver_preload(  # once, and not Lance, which does not outlive a fork
+    ["torch", "whyalike.model", "torch._dynamo", "torch._decomp.decompositions_for_jvp"]
+)
 # What to do at the n-th commit, or write of a file: "os.kill(os.getpid(), 9)" and the like.
 PATCH = """
 import os, whyalike.gallery.store as target, lance, pyarrow.parquet
