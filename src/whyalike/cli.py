@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -761,9 +762,9 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
             if now.done == 0 and now.total:
                 size = f"{_size(now.bytes_per_image)} an image"
                 total = _size(now.bytes_per_image * now.total)
-                click.echo(
-                    f"{now.total:,} to read; maps {now.maps}: {size}, {total} in all", err=True
-                )
+                text = f"{now.total:,} to read; maps {now.maps}: {size}, {total} in all"
+                say = bar.console.print if terminal else partial(click.echo, err=True)
+                say(text)
             bar.update(task, completed=now.done, total=now.total, rate=now.rate)
 
         yield tell

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from whyalike import decomposition
+from whyalike.cut import noise
 from whyalike.errors import GalleryError, ImageError
 from whyalike.gallery import store as stores
 from whyalike.gallery.codes import Codes
@@ -337,7 +338,7 @@ def shared_basis(model: EmbeddingModel) -> torch.Tensor | None:
     the basis when it is packed.
     """
     assert model.preprocess is not None
-    A, E, split = model.inspect(torch.zeros(1, 3, *model.preprocess.size_hw))
+    A, E, split = model.inspect(noise(1, torch.Size((3, *model.preprocess.size_hw))))
     d = E.shape[1]
     if split is None or model.surrogate.kind != "gates" or len(split.shape) != 1:
         return None

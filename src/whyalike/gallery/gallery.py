@@ -6,6 +6,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -232,9 +234,13 @@ class Gallery:
         self._vectors = None
 
     def compact(self) -> None:
-        """Put small fragments together and drop what was deleted, after many changes."""
+        """Put small fragments together and drop what was deleted, after many changes.
+
+        Files that only versions of more than a day ago had are removed.
+        """
         with stores.writing(self._store.root):
             self._table.optimize.compact_files()
+            self._table.cleanup_old_versions(older_than=timedelta(days=1))
         self.refresh()
 
     def failures(self) -> dict[str, str]:
@@ -275,6 +281,7 @@ class Gallery:
         k: int = 20,
         where: str | None = None,
         exact: bool = True,
+        ranks: bool = True,
     ) -> list[Hit]:
         """The photographs that score highest with a region of the query, or with all of it.
 
@@ -294,6 +301,7 @@ class Gallery:
             where: a condition in SQL on the columns, such as "label = 'x' AND year > 2020".
             exact: True for all rows; False for LanceDB's index, which misses some
                 (`approximate` says how many), and does not tell ranks without the region.
+            ranks: whether the ranks without the region are told; they take a second product.
 
         Raises:
             RegionError: a region that does not lie on the query.
@@ -305,8 +313,10 @@ class Gallery:
         among = None if where is None else self._among(where)
         vectors = self._mapped()
         if exact:
-            other = None if asked.is_whole else asked.whole
+            other = asked.whole if ranks and not asked.is_whole else None
             best = vectors.best(asked.vector, k, other, among)
+            if not (ranks or asked.is_whole):
+                best = replace(best, others=_products(vectors, best, asked.whole), ranks=None)
         else:
             best = self._approximately(asked, vectors, k, where)
         with stores.reading(self._store.root):
@@ -445,8 +455,8 @@ class Gallery:
             positions, scores = approximating.search(
                 self._store, vectors, asked.vector, k, where, settings
             )
-        others = (vectors.rows(positions) @ asked.whole).numpy() if len(positions) else scores
-        return Best(positions, scores, others, None)
+        best = Best(positions, scores, None, None)
+        return replace(best, others=_products(vectors, best, asked.whole))
 
     def _where(self, where: str, columns: list[str], **options: Any) -> pa.Table:
         with self._condition(where):
@@ -490,6 +500,13 @@ def _sample(model: EmbeddingModel, listing: Listing, maps: str) -> list[Any]:
     if not seen:
         raise GalleryError('maps "pq" learns codes from the images, and none of them can be read')
     return seen
+
+
+def _products(vectors: Vectors, best: Best, u: Tensor) -> np.ndarray:
+    """What the best rows have with another vector."""
+    if not len(best.positions):
+        return best.scores
+    return (vectors.rows(best.positions) @ u).numpy()
 
 
 def _middle(x: Contributions) -> XYXY:

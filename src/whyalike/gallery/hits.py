@@ -31,7 +31,8 @@ class Hit:
         rank: from 1.
         score: of the region, or of the whole where none was given, in units of cosine: the sum of
             the pair's region map over this photograph, and what the region has with its bias.
-        path: of the file, as text.
+        path: of the file, as text to show.
+        file: the same, to open.
         label: its class, where one is known.
         metadata: its other columns.
         whole: the similarity of the whole query and this photograph, and
@@ -45,6 +46,7 @@ class Hit:
     rank: int
     score: float
     path: str
+    file: str
     label: str | None
     metadata: dict[str, Any]
     whole: float
@@ -62,7 +64,7 @@ def hits_of(
     """The best rows of a search, with their columns."""
     if not len(best.positions):
         return []
-    rows = _take(table, vectors, best.positions, ["id", "path", "label", *metadata])
+    rows = _take(table, vectors, best.positions, ["id", "path", "file", "label", *metadata])
     biases = vectors.rows(best.positions) @ asked.bias
     whole = best.scores if best.others is None else best.others
     addresses = vectors.addresses(best.positions)
@@ -71,6 +73,7 @@ def hits_of(
             rank=i + 1,
             score=float(best.scores[i]),
             path=row["path"],
+            file=os.fsdecode(row["file"]),
             label=row["label"],
             metadata={name: row[name] for name in metadata},
             whole=float(whole[i]),

@@ -98,11 +98,11 @@ def list_images(sources: Name | Iterable[Name]) -> Listing:
     """List what sources name.
 
     Args:
-        sources: one or more folders, which are walked with their links, each real folder once;
-            files; globs, with `**` for any depth; tables (.csv, .parquet) with a column `path`,
-            relative to the table's folder, perhaps a column `label`, and more of any name, which
-            become metadata. Without a table, a file's label is the name of the folder that it
-            lies in, if that lies below a source.
+        sources: one or more folders, which are walked with their links, each real folder once and
+            hidden ones not at all; files; globs, with `**` for any depth; tables (.csv, .parquet)
+            with a column `path`, relative to the table's folder, perhaps a column `label`, and more
+            of any name, which become metadata. Without a table, a file's label is the name of the
+            folder that it lies in, if that lies below a source.
 
     Raises:
         GalleryError: a source that names nothing, or a table that cannot be read.
@@ -146,7 +146,7 @@ def _expanded(source: Name) -> Iterator[str]:
 
 
 def _walk(root: str) -> tuple[list[Listed], list[Failed], int]:
-    """All images below a folder; a folder that is reached again by a link is not entered again."""
+    """All images below a folder, hidden ones left out; no folder is entered twice, by links."""
     files: list[Listed] = []
     failed: list[Failed] = []
     others = 0
@@ -158,9 +158,8 @@ def _walk(root: str) -> tuple[list[Listed], list[Failed], int]:
         failed.append(Failed(absolute(name), f"the folder cannot be read: {error.strerror}"))
 
     for folder, names, inside in os.walk(root, onerror=trouble, followlinks=True):
-        names.sort()
         kept = []
-        for name in names:
+        for name in sorted(name for name in names if not name.startswith(".")):
             place = os.path.join(folder, name)
             try:
                 status = os.stat(place)
@@ -172,7 +171,7 @@ def _walk(root: str) -> tuple[list[Listed], list[Failed], int]:
                 kept.append(name)
         names[:] = kept
         label = None if folder == root else printable(os.path.basename(folder))
-        for name in sorted(inside):
+        for name in sorted(name for name in inside if not name.startswith(".")):
             path = os.path.join(folder, name)
             if not name.lower().endswith(tuple(ENDINGS)):
                 others += 1

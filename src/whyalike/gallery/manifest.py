@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from whyalike.cut import noise
 from whyalike.errors import GalleryError, ModelError
+from whyalike.images import printable
 from whyalike.model import EmbeddingModel
 
 Maps = Literal["none", "full", "pq"]
@@ -83,25 +85,16 @@ class Manifest:
 
 
 def describe(model: EmbeddingModel, maps: Maps, spec: dict[str, Any] | None = None) -> Manifest:
-    """The manifest of a gallery that a model is to make; runs the network on one black image.
+    """The manifest of a gallery that a model is to make; runs the network on noise.
 
     Raises:
         ModelError: the model has no preprocess, without which no file can be read.
     """
-    if not isinstance(model, EmbeddingModel):
-        raise ModelError(
-            f"a model is an EmbeddingModel; came {type(model).__name__}; make one with "
-            f"whyalike.load(...) or EmbeddingModel.from_module(network)"
-        )
-    if model.preprocess is None:
-        raise ModelError("a gallery reads files, for which the model needs a Preprocess; give one")
-    found = model.decomposed(torch.zeros(1, 3, *model.preprocess.size_hw))
+    check_model(model)
+    assert model.preprocess is not None
+    found = model.decomposed(noise(1, torch.Size((3, *model.preprocess.size_hw))))
     return Manifest(
-        weights=weights_hash(model.net),
-        network=model.description,
-        layer=model.layer,
-        surrogate=str(model.surrogate),
-        preprocess=str(model.preprocess),
+        **fingerprint(model),
         d=found.E.shape[1],
         grid_hw=found.layout.grid_hw,
         prefix=found.layout.prefix,
@@ -111,25 +104,42 @@ def describe(model: EmbeddingModel, maps: Maps, spec: dict[str, Any] | None = No
     )
 
 
+def check_model(model: EmbeddingModel) -> None:
+    """Refuse what is no model, or one that cannot read files."""
+    if not isinstance(model, EmbeddingModel):
+        raise ModelError(
+            f"a model is an EmbeddingModel; came {type(model).__name__}; make one with "
+            f"whyalike.load(...) or EmbeddingModel.from_module(network)"
+        )
+    if model.preprocess is None:
+        raise ModelError("a gallery reads files, for which the model needs a Preprocess; give one")
+
+
+def fingerprint(model: EmbeddingModel) -> dict[str, str]:
+    """What two models must have in common for a gallery to be of both."""
+    return {
+        "layer": model.layer,
+        "surrogate": str(model.surrogate),
+        "preprocess": str(model.preprocess),
+        "network": model.description,
+        "weights": weights_hash(model.net),
+    }
+
+
 def check_same(gallery: Manifest, model: EmbeddingModel) -> None:
     """Refuse a model that is not the one that made a gallery.
 
     Raises:
         GalleryError: which part of it differs.
     """
-    came = describe(model, gallery.maps)
-    for name, what in (
-        ("layer", "layer"),
-        ("surrogate", "surrogate"),
-        ("preprocess", "preprocessing"),
-        ("network", "network"),
-        ("weights", "weights' hash"),
-    ):
-        there, here = getattr(gallery, name), getattr(came, name)
+    check_model(model)
+    words = {"preprocess": "preprocessing", "weights": "weights' hash"}
+    for name, here in fingerprint(model).items():
+        there = getattr(gallery, name)
         if there != here:
             raise GalleryError(
-                f"the gallery was made with another model: its {what} is {there}, this one's "
-                f"{here}; use that model, or index the photographs with this one"
+                f"the gallery was made with another model: its {words.get(name, name)} is "
+                f"{printable(str(there))}, this one's {here}; use that model, or index the photographs with this one"
             )
 
 

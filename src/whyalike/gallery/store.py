@@ -263,7 +263,8 @@ def merge(table: lance.LanceDataset, batches: Sequence[pa.RecordBatch]) -> None:
 def delete(table: lance.LanceDataset, ids: Sequence[str]) -> None:
     """Commit that rows are gone."""
     for start in range(0, len(ids), 1000):
-        listed = ", ".join(f"'{one}'" for one in ids[start : start + 1000])
+        quoted = (one.replace("'", "''") for one in ids[start : start + 1000])
+        listed = ", ".join(f"'{one}'" for one in quoted)
         with writing(table.uri):
             table.delete(f"id IN ({listed})")
 

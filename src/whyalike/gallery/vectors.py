@@ -19,7 +19,7 @@ from torch import Tensor
 
 from whyalike.errors import GalleryError
 
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2**20
 """Rows that are multiplied at a time: so few that the second product finds them in the cache."""
 
 
