@@ -10,7 +10,7 @@ import torch
 from pyarrow import parquet
 
 import whyalike as wa
-from galleries import HEADS, PREPROCESS, from_parts, photographs, picture
+from galleries import HEADS, PREPROCESS, from_parts, photographs, picture, trunk
 from whyalike.errors import GalleryError, ImageError, RegionError
 from whyalike.gallery import manifest, rows
 from whyalike.gallery.listing import Listed, list_images
@@ -174,6 +174,42 @@ def test_contrast_is_the_difference_of_two_scores(gallery, query):
     assert of_b.shape == (3, 5)
     swapped = wa.contrast(x, e_b, e_a)
     torch.testing.assert_close(swapped.map(), -wa.contrast(x, e_a, e_b).map())
+
+
+def test_the_index_finds_most_and_says_how_many(query, tmp_path):
+    torch.manual_seed(0)
+    project = torch.nn.Linear(8, 16).eval()
+    model = wa.EmbeddingModel(trunk().eval(), "mean", project, PREPROCESS)
+    photographs(tmp_path / "photos", 300)
+    gallery = wa.Gallery.build(model, tmp_path / "photos" / "a", tmp_path / "g.lance")
+    with pytest.raises(GalleryError, match="no index to search approximately"):
+        gallery.search(query, exact=False)
+    with pytest.raises(GalleryError, match="256 rows or more"):
+        gallery.make_approximate()
+    gallery.add(tmp_path / "photos")
+    made = gallery.make_approximate()
+    assert gallery.approximate == made
+    assert (made.rows, made.recall_whole > 0.9, made.recall_region > 0.5) == (300, True, True)
+    assert f"{made.recall_whole:.1%}, of regions" in str(made)
+    x = model.explain(query)
+    every = {hit.path: hit for hit in gallery.search(x, region=BOX, k=300, where="label = 'b'")}
+    hits = gallery.search(x, region=BOX, k=10, where="label = 'b'", exact=False)
+    assert len(hits) == 10
+    for hit in hits:
+        true = every[hit.path]
+        assert (hit.score, hit.whole) == pytest.approx((true.score, true.whole), abs=1e-6)
+        assert hit.rank_without_region is None
+    assert len({hit.rank for hit in hits} & set(range(1, 11))) == 10
+    assert gallery.explain(hits[0]).similarity == pytest.approx(hits[0].whole, abs=1e-5)
+    without = gallery.search(x, region=BOX, k=10, ranks=False)
+    ranked = gallery.search(x, region=BOX, k=10)
+    assert [hit.id for hit in without] == [hit.id for hit in ranked]
+    assert [hit.whole for hit in without] == pytest.approx([h.whole for h in ranked], abs=1e-6)
+    assert {hit.rank_without_region for hit in without} == {None}
+    photographs(tmp_path / "photos", 1, start=300)
+    gallery.add(tmp_path / "photos")
+    new = gallery.search(tmp_path / "photos" / "a" / "0300.png", k=1, exact=False)[0]
+    assert new.path.endswith("0300.png")
 
 
 # -- what is kept --------------------------------------------------------------------------------

@@ -139,18 +139,33 @@ class Contributions:
         """v_ij · u for every cell, for any vector u: one operation serves every map."""
         u = u.to(self.embedding)
         if isinstance(self.source, Tensor) or self.at_hand:
-            return self.values @ u
+            return (self.values.flatten(0, 1) @ u).unflatten(0, self.frame.grid_hw)
         E, places = self.source.pull(u[None])
         self._check_same(E)
         return places[0, len(self.prefix_values) :].unflatten(0, self.frame.grid_hw)
 
     def total(self) -> Float[Tensor, " d"]:
         """Σ_ij v_ij."""
+        return self._total
+
+    @cached_property
+    def _total(self) -> Float[Tensor, " d"]:
         if isinstance(self.source, Tensor):
             return self.source.sum((0, 1))
         return self.embedding - self.rest
 
-    @property
+    @cached_property
+    def length(self) -> float:
+        """|E|."""
+        return self.embedding.cpu().double().norm().item()
+
+    @cached_property
+    def sums(self) -> Float[Tensor, "3 d"]:
+        """E, Σ v and the rest, each over |E|, in float64 on the CPU: what scores are made of."""
+        parts = torch.stack([self.embedding, self.total(), self.rest])
+        return parts.cpu().double().div_(self.length)
+
+    @cached_property
     def rest(self) -> Float[Tensor, " d"]:
         """What no cell gives: the prefix tokens' v and b."""
         return self.prefix_values.sum(0) + self.bias

@@ -27,12 +27,12 @@ from whyalike.gallery import manifest as manifests
 from whyalike.gallery import store as stores
 from whyalike.gallery.approximate import Approximate
 from whyalike.gallery.build import Progress, Report, Settings
-from whyalike.gallery.hits import Hit, hits_of, read
+from whyalike.gallery.hits import COLUMNS, Hit, hits_of, read, take
 from whyalike.gallery.listing import RESERVED, Listed, Listing, Name, absolute, id_of, list_images
 from whyalike.gallery.manifest import Manifest, Maps
 from whyalike.gallery.query import Boxes, Masks, Points, Query, ask
 from whyalike.gallery.reading import batches
-from whyalike.gallery.rows import Packing
+from whyalike.gallery.rows import NO_MAPS, Packing
 from whyalike.gallery.store import Options, Store
 from whyalike.gallery.vectors import Best, Vectors, map_vectors, temporary_folder
 from whyalike.geometry import XYXY
@@ -345,7 +345,8 @@ class Gallery:
                  for p, start in zip(vectors.parts, vectors.starts, strict=False)]
             )  # fmt: skip
             some = live[np.linspace(0, len(live) - 1, approximating.QUERIES).astype(np.int64)]
-            found = read(self._table, vectors, some, self.manifest, self._packing)
+            rows = take(self._table, vectors, some, list(COLUMNS))
+            found = read(self._table, vectors, some, rows, self.manifest, self._packing)
             regions = torch.stack([ask(x, _middle(x)).vector for x in found])
         made = approximating.make(self._store, vectors, regions, nprobes=nprobes, refine=refine)
         self.refresh()
@@ -372,10 +373,7 @@ class Gallery:
             GalleryError: it keeps none, or the hits are of a search of another state of it.
         """
         if self.manifest.maps == "none":
-            raise GalleryError(
-                'the gallery keeps no maps; index the photographs with maps "full" or "pq" to '
-                "explain without the network"
-            )
+            raise GalleryError(NO_MAPS)
         if any(hit.version != self._table.version for hit in hits):
             raise GalleryError("the gallery has changed since the search; search again")
         if not hits:
@@ -383,7 +381,8 @@ class Gallery:
         with stores.reading(self._store.root):
             vectors = self._mapped()
             positions = vectors.positions(np.array([hit.address for hit in hits], np.int64))
-            return read(self._table, vectors, positions, self.manifest, self._packing)
+            rows = [hit.row for hit in hits]
+            return read(self._table, vectors, positions, rows, self.manifest, self._packing)
 
     def region_map(self, hit: Hit, reference: Contributions | None = None) -> Float[Tensor, "h w"]:
         """What each cell of a hit carries with what was searched for, in units of cosine.

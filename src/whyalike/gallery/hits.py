@@ -54,6 +54,7 @@ class Hit:
     query_bias: float
     id: str
     query: Query = field(repr=False)
+    row: dict[str, Any] = field(repr=False, default_factory=dict)
     address: int = field(repr=False, default=-1)
     version: int = field(repr=False, default=-1)
 
@@ -64,7 +65,7 @@ def hits_of(
     """The best rows of a search, with their columns."""
     if not len(best.positions):
         return []
-    rows = _take(table, vectors, best.positions, ["id", "path", "file", "label", *metadata])
+    rows = take(table, vectors, best.positions, [*COLUMNS, *metadata])
     biases = vectors.rows(best.positions) @ asked.bias
     whole = best.scores if best.others is None else best.others
     addresses = vectors.addresses(best.positions)
@@ -81,6 +82,7 @@ def hits_of(
             query_bias=float(biases[i]),
             id=row["id"],
             query=asked,
+            row=row,
             address=int(addresses[i]),
             version=table.version,
         )
@@ -92,27 +94,31 @@ def read(
     table: lance.LanceDataset,
     vectors: Vectors,
     positions: Int[np.ndarray, " k"],
+    rows: Sequence[dict[str, Any]],
     manifest: Manifest,
     packing: Packing,
 ) -> list[Contributions]:
-    """What the cells of some rows give, read together."""
+    """What the cells of some rows give, read together; `rows` are their other columns."""
     if not len(positions):
         return []
-    columns = ["path", "file", "bytes", "mtime_ns", "length", "size_wh", "view_xyxy", "dims",
-               "exponent"]  # fmt: skip
     addresses = vectors.addresses(positions).tolist()
-    rows = _take(table, vectors, positions, columns)
     blobs = table.read_blobs("maps", addresses=addresses, preserve_order=True)
-    found = []
-    for row, (_, maps), unit in zip(rows, blobs, vectors.rows(positions), strict=True):
-        row["embedding"] = unit.numpy()
-        found.append(decode(row, maps, manifest, packing, _picture_of(row)))
-    return found
+    pictures = [_picture_of(row) for row in rows]
+    maps = [one for _, one in blobs]
+    return decode(rows, vectors.rows(positions), maps, manifest, packing, pictures)
 
 
-def _take(
+COLUMNS = (
+    "id", "path", "file", "bytes", "mtime_ns", "label", "length", "size_wh", "view_xyxy", "dims",
+    "exponent",
+)  # fmt: skip
+"""What is read of each hit, besides metadata."""
+
+
+def take(
     table: lance.LanceDataset, vectors: Vectors, positions: np.ndarray, columns: list[str]
 ) -> list[dict[str, Any]]:
+    """Some columns of some rows."""
     rows: list[dict[str, Any]] = table.take(
         vectors.offsets(positions).tolist(), columns=columns
     ).to_pylist()

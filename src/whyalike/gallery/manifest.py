@@ -139,7 +139,8 @@ def check_same(gallery: Manifest, model: EmbeddingModel) -> None:
         if there != here:
             raise GalleryError(
                 f"the gallery was made with another model: its {words.get(name, name)} is "
-                f"{printable(str(there))}, this one's {here}; use that model, or index the photographs with this one"
+                f"{printable(str(there))}, this one's {here}; use that model, or index "
+                f"the photographs with this one"
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Float16
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -30,6 +30,12 @@ BLOB = {"lance-encoding:blob": "true"}
 
 
 DAMAGED = "a row of the gallery is damaged; index its file again"
+
+
+NO_MAPS = (
+    'the gallery keeps no maps; index the photographs with maps "full" or "pq" to explain without '
+    "the network"
+)
 
 
 class Seen(NamedTuple):
@@ -183,10 +189,10 @@ def unpack(packed: Packed, places: int, packing: Packing, prefix: int) -> Float[
             raise GalleryError(DAMAGED)
         kept = torch.cat([torch.from_numpy(tokens).view(prefix, dims), cells])
     else:
-        if len(maps) != places * dims * 2 or abs(exponent) > 126:
+        if len(maps) != places * dims * 2:
             raise GalleryError(DAMAGED)
-        half: Float16[np.ndarray, "places dims"] = np.frombuffer(maps, "<f2").reshape(places, dims)
-        kept = torch.from_numpy(half.astype(np.float32)).mul_(2.0**exponent)
+        half = torch.frombuffer(bytearray(maps), dtype=torch.float16)  # a copy that may be written
+        kept = half.float().mul_(2.0 ** _checked(exponent)).view(places, dims)
     if packing.basis is not None and dims == len(packing.basis):
         return kept @ packing.basis
     return kept
@@ -199,41 +205,85 @@ def exponent_of(v: Tensor) -> int:
 
 
 def decode(
-    row: dict[str, Any],
-    maps: bytes | None,
+    rows: Sequence[dict[str, Any]],
+    units: Float[Tensor, "n d"],
+    maps: Sequence[bytes | None],
     manifest: Manifest,
     packing: Packing,
-    picture: Callable[[], Image.Image | None] | None = None,
-) -> Contributions:
-    """The contributions of a row, without running the network.
+    pictures: Sequence[Callable[[], Image.Image | None]],
+) -> list[Contributions]:
+    """The contributions of some rows, without running the network.
 
     Σ v + b is the embedding, as ever: what float16 rounded off is in b.
 
+    Args:
+        rows: their columns, but for
+        units: their embeddings, of length 1, and
+        maps: their contributions as they are kept.
+        manifest, packing: of the gallery.
+        pictures: functions that read their photographs.
+
     Raises:
-        GalleryError: the row has no maps, or is damaged.
+        GalleryError: a row has no maps, or is damaged.
     """
-    if maps is None:
-        raise GalleryError(
-            f"{row['path']}: the gallery keeps no maps of it; index the photographs with maps "
-            f'"full" or "pq" to explain without the network'
+    h, w = manifest.grid_hw
+    v = _unpack_all(rows, maps, manifest, packing)
+    lengths = torch.tensor([row["length"] for row in rows], dtype=torch.float64)
+    # For all rows at once, as each step takes longer to start than to do.
+    E = (units * lengths[:, None]).float()
+    prefix, cells = v[:, : manifest.prefix], v[:, manifest.prefix :]
+    totals = cells.sum(1)
+    rests = E - totals
+    biases = rests - prefix.sum(1)
+    sums = torch.stack([E, totals, rests], 1).double() / lengths[:, None, None]
+    words = manifest.network + (", maps quantised" if packing.codes is not None else "")
+    found = []
+    for i, row in enumerate(rows):
+        x = Contributions(
+            cells[i].view(h, w, -1),
+            bias=biases[i],
+            embedding=E[i],
+            frame=Frame(tuple(row["size_wh"]), tuple(row["view_xyxy"]), (h, w)),
+            name=row["path"].rpartition("/")[2],
+            picture=pictures[i],
+            model=words,
+            taylor=manifest.taylor,
+            prefix=prefix[i],
         )
+        # What is computed when it is first asked for, and is at hand here.
+        x.__dict__.update(_total=totals[i], rest=rests[i], sums=sums[i], length=row["length"])
+        found.append(x)
+    return found
+
+
+def _unpack_all(
+    rows: Sequence[dict[str, Any]],
+    maps: Sequence[bytes | None],
+    manifest: Manifest,
+    packing: Packing,
+) -> Float[Tensor, "n places d"]:
     h, w = manifest.grid_hw
     places = manifest.prefix + h * w
-    v = unpack(Packed(row["dims"], row["exponent"], maps), places, packing, manifest.prefix)
-    embedding = torch.from_numpy(
-        np.asarray(row["embedding"], np.float32) * np.float32(row["length"])
-    )
-    if v.shape[1] != len(embedding):
+    for row, one in zip(rows, maps, strict=True):
+        if one is None:
+            raise GalleryError(f"{row['path']}: {NO_MAPS}")
+    whole = packing.codes is None and packing.basis is None
+    if whole and all(len(one or b"") == 2 * places * manifest.d for one in maps):
+        # numpy asks for large pages, which new memory of this size takes its time to fill without
+        half = np.stack([np.frombuffer(one or b"", "<f2") for one in maps])
+        full = torch.from_numpy(np.empty(half.shape, np.float32)).copy_(torch.from_numpy(half))
+        scales = torch.tensor([2.0 ** _checked(row["exponent"]) for row in rows])
+        return full.mul_(scales[:, None]).view(len(rows), places, manifest.d)
+    found = [
+        unpack(Packed(row["dims"], row["exponent"], one or b""), places, packing, manifest.prefix)
+        for row, one in zip(rows, maps, strict=True)
+    ]
+    if any(v.shape[1] != manifest.d for v in found):
         raise GalleryError(DAMAGED)
-    prefix, cells = v[: manifest.prefix], v[manifest.prefix :]
-    return Contributions(
-        cells.unflatten(0, (h, w)),
-        bias=embedding - v.sum(0),
-        embedding=embedding,
-        frame=Frame(tuple(row["size_wh"]), tuple(row["view_xyxy"]), (h, w)),
-        name=row["path"].rpartition("/")[2],
-        picture=picture,
-        model=manifest.network + (", maps quantised" if packing.codes is not None else ""),
-        taylor=manifest.taylor,
-        prefix=prefix,
-    )
+    return torch.stack(found)
+
+
+def _checked(exponent: int) -> int:
+    if abs(exponent) > 126:
+        raise GalleryError(DAMAGED)
+    return exponent

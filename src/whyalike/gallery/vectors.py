@@ -19,8 +19,11 @@ from torch import Tensor
 
 from whyalike.errors import GalleryError
 
-CHUNK_BYTES = 2**20
-"""Rows that are multiplied at a time: so few that the second product finds them in the cache."""
+CHUNK_BYTES = 8 * 2**20
+"""Rows that are looked through at a time."""
+
+CACHED_BYTES = 2**20
+"""Rows that are multiplied at a time, so few that a second product finds them in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +129,9 @@ class Vectors:
             for first, chunk in enumerate(part.matrix.split(rows)):
                 first *= rows
                 ok = None if allowed is None else allowed[first : first + rows]
-                top.add(_products(chunk, u, ok), start + first)
-                if other is not None:
-                    others.append(_products(chunk, other, ok))
+                both = _products(chunk, [u] if other is None else [u, other], ok)
+                top.add(both[0], start + first)
+                others += both[1:]
         positions, scores = top.found()
         if other is None:
             return Best(positions, scores, None, np.arange(1, len(positions) + 1))
@@ -164,12 +167,20 @@ class _Top:
 
 
 def _products(
-    chunk: Float[Tensor, "n d"], u: Float[Tensor, " d"], ok: Bool[np.ndarray, " n"] | None
-) -> Float[np.ndarray, " n"]:
-    found: np.ndarray = torch.mv(chunk, u).numpy()
+    chunk: Float[Tensor, "n d"], by: list[Float[Tensor, " d"]], ok: Bool[np.ndarray, " n"] | None
+) -> list[Float[np.ndarray, " n"]]:
+    """The products of some rows with one vector or two; −∞ for rows that may not be found."""
+    found = [torch.empty(len(chunk)) for _ in by]
+    rows = len(chunk) if len(by) == 1 else max(1, CACHED_BYTES // (4 * chunk.shape[1]))
+    for start in range(0, len(chunk), rows):
+        some = chunk[start : start + rows]
+        for vector, out in zip(by, found, strict=True):
+            torch.mv(some, vector, out=out[start : start + rows])
+    arrays = [one.numpy() for one in found]
     if ok is not None:
-        found[~ok] = -np.inf
-    return found
+        for array in arrays:
+            array[~ok] = -np.inf
+    return arrays
 
 
 def map_vectors(table: lance.LanceDataset, folder: Path | None) -> Vectors:
