@@ -17,7 +17,7 @@ from benchmarks.tables import Table
 from benchmarks.timing import alternate, ratio
 from whyalike.images import read_image
 
-COUNT, SIZE_WH, ROUNDS = 256, (640, 480), 3
+COUNT, SIZE_WH, ROUNDS = 96, (640, 480), 3
 
 ABOUT = f"""\
 {COUNT} JPEG files of {SIZE_WH[0]}×{SIZE_WH[1]} pixels, the default network, batches of 32. The base

@@ -324,8 +324,9 @@ def choose_packing(model: EmbeddingModel, maps: Maps, sample: Sequence[Seen]) ->
         return Packing()
     if maps == "full":
         return Packing(basis=shared_basis(model))
-    found = model.decomposed(torch.stack([one.tensor for one in sample]))
-    v = found.values().flatten(0, 1).detach().cpu().float()
+    some = torch.stack([one.tensor for one in sample]).split(32)
+    parts = [model.decomposed(images).values().detach().cpu().float() for images in some]
+    v = torch.cat(parts).flatten(0, 1)
     few = torch.randperm(len(v), generator=torch.Generator().manual_seed(0))[:20_000]
     return Packing(codes=Codes.train(v[few]))
 
