@@ -92,14 +92,12 @@ class Pair:
     @cached_property
     def similarity(self) -> float:
         """S = E^q·E^r / (|E^q||E^r|), the cosine of the embeddings that the network returned."""
-        return (self.query.sums[0] @ self.reference.sums[0]).item()
+        return self._products[0][0]
 
     @cached_property
     def terms(self) -> Terms:
         """The four terms of Eq. 5; `sum(pair.terms)` is the similarity."""
-        (pairs, reference_bias), (query_bias, bias_bias) = (
-            self.query.sums[1:] @ self.reference.sums[1:].T
-        ).tolist()
+        (pairs, reference_bias), (query_bias, bias_bias) = (row[1:] for row in self._products[1:])
         return Terms(pairs, query_bias, reference_bias, bias_bias)
 
     @cached_property
@@ -257,6 +255,12 @@ class Pair:
     @property
     def _both(self) -> tuple[Contributions, Contributions]:
         return self.query, self.reference
+
+    @cached_property
+    def _products(self) -> list[list[float]]:
+        """E, Σ v and the rest of the query with those of the reference, in units of cosine."""
+        products: list[list[float]] = (self.query.sums @ self.reference.sums.T).tolist()
+        return products
 
     @property
     def _lengths(self) -> tuple[float, float]:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from whyalike.errors import GalleryError
 
-CHUNK_BYTES = 8 * 2**20
-"""Rows that are looked through at a time."""
+CHUNK_BYTES = 64 * 2**20
+"""Rows that are looked through at a time: what is done between them finds its own data cold."""
 
-CACHED_BYTES = 2**20
+CACHED_BYTES = 2 * 2**20
 """Rows that are multiplied at a time, so few that a second product finds them in the cache."""
 
 
