@@ -79,7 +79,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     """
     name = label_of(source)
     try:
-        with _pillow_silenced():
+        with pillow_silenced():
             if isinstance(source, Image.Image):
                 return _to_upright_rgb(source, name, max_pixels)
             if isinstance(source, np.ndarray):
@@ -262,7 +262,7 @@ _silence = warnings.catch_warnings()
 
 
 @contextmanager
-def _pillow_silenced() -> Iterator[None]:
+def pillow_silenced() -> Iterator[None]:
     """Nothing that Pillow warns of (bombs, odd metadata) is printed or, under -W error, raised.
 
     `catch_warnings` swaps a list that all threads share, so overlapping readers share one swap:

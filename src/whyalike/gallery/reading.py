@@ -12,7 +12,7 @@ from itertools import islice
 from whyalike.errors import ImageError
 from whyalike.gallery.listing import Failed, Listed
 from whyalike.gallery.rows import Seen
-from whyalike.images import open_regular_file, read_image
+from whyalike.images import open_regular_file, pillow_silenced, read_image
 from whyalike.preprocess import Preprocess
 
 
@@ -42,7 +42,12 @@ def batches(
     Threads, not processes: decoding, hashing and resizing release the interpreter, no file is read
     twice, and Lance does not outlive a fork.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="whyalike-read") as pool:
+    # Warning filters are the process's: swapped by a thread that reads while another one swaps them,
+    # too, they would be lost. Held here, no thread swaps them.
+    with (
+        pillow_silenced(),
+        ThreadPoolExecutor(workers, thread_name_prefix="whyalike-read") as pool,
+    ):
         todo = iter(files)
         ahead: deque[Future[Seen | Failed]] = deque()
 
