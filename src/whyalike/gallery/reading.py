@@ -42,8 +42,8 @@ def batches(
     Threads, not processes: decoding, hashing and resizing release the interpreter, no file is read
     twice, and Lance does not outlive a fork.
     """
-    # Warning filters are the process's: swapped by a thread that reads while another one swaps them,
-    # too, they would be lost. Held here, no thread swaps them.
+    # Warning filters are the process's: swapped by a thread that reads while another one swaps
+    # them, too, they would be lost. Held here, no thread swaps them.
     with (
         pillow_silenced(),
         ThreadPoolExecutor(workers, thread_name_prefix="whyalike-read") as pool,
