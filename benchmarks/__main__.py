@@ -12,7 +12,8 @@ from rich.console import Console
 
 from benchmarks.tables import Table, UnavailableError, machine
 
-NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "faithfulness"]
+NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "indexing", "search",
+         "faithfulness"]  # fmt: skip
 
 INTRODUCTION = """\
 # Benchmarks

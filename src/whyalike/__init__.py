@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from whyalike.contributions import Contributions as Contributions
     from whyalike.depth import Depth as Depth
+    from whyalike.difference import contrast as contrast
     from whyalike.errors import WhyalikeError as WhyalikeError
+    from whyalike.gallery import Gallery as Gallery
+    from whyalike.gallery import Hit as Hit
     from whyalike.model import EmbeddingModel as EmbeddingModel
     from whyalike.pair import Match as Match
     from whyalike.pair import Pair as Pair
@@ -25,11 +28,14 @@ _HOMES = {
     "Contributions": "contributions",
     "Depth": "depth",
     "EmbeddingModel": "model",
+    "Gallery": "gallery",
+    "Hit": "gallery",
     "Match": "pair",
     "Pair": "pair",
     "Preprocess": "preprocess",
     "Terms": "pair",
     "WhyalikeError": "errors",
+    "contrast": "difference",
     "explain_pair": "pair",
     "explain_ranking": "pair",
     "load": "zoo",
@@ -39,12 +45,15 @@ __all__ = [
     "Contributions",
     "Depth",
     "EmbeddingModel",
+    "Gallery",
+    "Hit",
     "Match",
     "Pair",
     "Preprocess",
     "Terms",
     "WhyalikeError",
     "__version__",
+    "contrast",
     "explain_pair",
     "explain_ranking",
     "load",

@@ -15,6 +15,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -23,6 +25,7 @@ import click
 from whyalike import __version__
 from whyalike.errors import (
     CheckpointError,
+    GalleryError,
     ImageError,
     ModelError,
     OutputFileError,
@@ -33,6 +36,7 @@ from whyalike.files import check_input, check_outputs
 
 if TYPE_CHECKING:
     from whyalike.depth import Depth
+    from whyalike.gallery import Gallery, Hit, Manifest, Progress
     from whyalike.model import EmbeddingModel
     from whyalike.pair import Pair
 
@@ -95,6 +99,14 @@ _A_CHECKPOINT = (
     "a checkpoint is a safetensors or torch file; `whyalike import-checkpoint` makes one of "
     "TensorFlow's"
 )
+_storage = click.option(
+    "--storage",
+    "storage",
+    multiple=True,
+    type=(str, str),
+    metavar="KEY VALUE",
+    help="An option of the object store, where the gallery is at s3://... and the like.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 
 
@@ -111,6 +123,8 @@ def cli() -> None:
       whyalike demo
       whyalike explain a.jpg b.jpg -o pair.html
       whyalike explain a.jpg b.jpg --model timm:resnet50 -o pair.html -o pair.png
+      whyalike index photos/ -o photos.lance
+      whyalike search photos.lance query.jpg --region 40,30,120,110
       whyalike models 'resnet*'
     """
 
@@ -345,6 +359,218 @@ def import_checkpoint(checkpoint: str, output: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("photos", nargs=-1, metavar="[PHOTOS]...")
+@click.option(
+    "-o", "--out", "gallery", required=True, metavar="GALLERY", help="The gallery's folder."
+)
+@click.option(
+    "--maps",
+    type=click.Choice(["none", "full", "pq"]),
+    help="What is kept to explain hits: all in float16, a byte for eight numbers and not exactly, "
+    "or nothing; default: full.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True,
+              help="Images in one forward pass.")  # fmt: skip
+@click.option("--workers", type=click.IntRange(1), help="Threads that read files; default: cores.")
+@click.option("--commit-rows", type=click.IntRange(1), default=4096, show_default=True,
+              help="Rows that are committed together: so much a kill can lose.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
+@click.option("--prune", is_flag=True, help="Remove what is gone from disk.")
+@click.option("--approximate", is_flag=True, help="Make an index for `search --approximate`, too.")
+@_model_options
+@_storage
+@_json
+def index(
+    photos: tuple[str, ...],
+    gallery: str,
+    maps: Literal["none", "full", "pq"] | None,
+    batch_size: int,
+    workers: int | None,
+    commit_rows: int,
+    strict: bool,
+    prune: bool,
+    approximate: bool,
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    storage: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Index PHOTOS, to search them by region.
+
+    PHOTOS are folders, files, globs, and tables (.csv, .parquet) with a column `path` and perhaps
+    `label` and metadata. Run again, it reads what is new or has changed, and goes on where it was
+    stopped; without PHOTOS it looks at all files that the gallery has. Files that cannot be read
+    are set aside in GALLERY/errors.parquet.
+
+    \b
+    Examples:
+      whyalike index photos/ -o photos.lance
+      whyalike index photos/ 'more/**/*.jpg' -o photos.lance --model timm:resnet50 --maps pq
+      whyalike index products.csv -o products.lance --strict
+      whyalike index -o photos.lance --prune
+    """
+    with _working("opening the gallery"):
+        from whyalike.gallery import Gallery, list_images, open_manifest
+
+        options = dict(storage)
+        found = open_manifest(gallery, options)
+        if found is None and not photos:
+            raise GalleryError(f"{gallery}: there is no gallery yet; give photographs to index")
+        if photos and not list_images(photos).files and found is None:
+            raise GalleryError(f"{', '.join(photos)}: no images are there")
+    given = {"spec": model, "layer": layer, "checkpoint": checkpoint, "pretrained": pretrained}
+    loaded, spec = _gallery_model(found, given, device)
+    with _progress() as tell:
+        if photos:
+            made = Gallery.build(
+                loaded, photos, gallery, maps=maps or (found.maps if found else "full"),
+                batch_size=batch_size, workers=workers, strict=strict, prune=prune,
+                commit_rows=commit_rows, progress=tell,
+                storage_options=options or None, spec=spec,
+            )  # fmt: skip
+        else:
+            made = Gallery.open(gallery, loaded, storage_options=options or None)
+            made.reindex(
+                batch_size=batch_size,
+                workers=workers,
+                strict=strict,
+                prune=prune,
+                commit_rows=commit_rows,
+                progress=tell,
+            )
+    if approximate:
+        with _working("making the index for approximate search"):
+            made.make_approximate()
+    _report_index(made, as_json)
+
+
+@cli.command()
+@click.argument("gallery", metavar="GALLERY")
+@click.argument("query", metavar="QUERY")
+@click.option("--region", "regions", multiple=True, type=_Numbers("X1,Y1,X2,Y2"),
+              help="A box of the query, in pixels; several are added up.")  # fmt: skip
+@click.option("--point", "points", multiple=True, type=_Numbers("X,Y"),
+              help="A point of the query, in pixels; several are added up.")  # fmt: skip
+@click.option("--mask", "masks", multiple=True, metavar="FILE",
+              help="An image of the query's size: what is white is searched for.")  # fmt: skip
+@click.option("--without", multiple=True, type=_Numbers("X1,Y1,X2,Y2"),
+              help="A box of the query that is subtracted.")  # fmt: skip
+@click.option("--weight", "weights", multiple=True, type=float,
+              help="One for each --region, --point and --mask, in this order.")  # fmt: skip
+@click.option("-k", type=click.IntRange(1), default=20, show_default=True, help="How many hits.")
+@click.option("--where", metavar="SQL", help="A condition on the columns, such as \"label = 'x'\".")
+@click.option("--approximate", is_flag=True, help="Search LanceDB's index, not every row.")
+@click.option("--explain", "explained", multiple=True, type=(click.IntRange(1), str),
+              metavar="RANK FILE",
+              help="Write the pair of the query and a hit, without running the network: .html, "
+              ".png, .pdf or .npz; may be given several times.")  # fmt: skip
+@_model_options
+@_storage
+@_json
+def search(
+    gallery: str,
+    query: str,
+    regions: tuple[tuple[float, ...], ...],
+    points: tuple[tuple[float, ...], ...],
+    masks: tuple[str, ...],
+    without: tuple[tuple[float, ...], ...],
+    weights: tuple[float, ...],
+    k: int,
+    where: str | None,
+    approximate: bool,
+    explained: tuple[tuple[int, str], ...],
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    storage: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Search GALLERY for photographs that are alike to QUERY, or to a part of it.
+
+    The model is the one that made the gallery; a function of yours, or one with a checkpoint, must
+    be named again.
+
+    \b
+    Examples:
+      whyalike search photos.lance query.jpg
+      whyalike search photos.lance query.jpg --region 40,30,120,110 --where "label = 'bag'"
+      whyalike search photos.lance query.jpg --region 40,30,120,110 --without 60,10,90,40 --json
+      whyalike search photos.lance query.jpg --point 96,128 --explain 1 first.html
+    """
+    for photograph in (query, *masks):
+        check_input(photograph, ImageError, "check the path of the image")
+    if any(rank > k for rank, _ in explained):
+        raise click.UsageError(f"--explain takes the rank of a hit, 1 to {k} (see -k)")
+    files = [file for _, file in explained]
+    check_outputs(files, [query, *masks])
+    with _working("opening the gallery"):
+        from whyalike.gallery import Gallery, mask_of, open_manifest
+        from whyalike.images import read_image
+
+        options = dict(storage)
+        found = open_manifest(gallery, options)
+        opened = Gallery.open(gallery, storage_options=options or None)
+    given = {"spec": model, "layer": layer, "checkpoint": checkpoint, "pretrained": pretrained}
+    loaded, _ = _gallery_model(found, given, device)
+    with _working("searching"):
+        from whyalike.zoo import blaming
+
+        opened.use(loaded)
+        with blaming("running the network"):
+            asked = opened.ask(
+                query, regions or None, points or None,
+                [mask_of(read_image(one)) for one in masks] or None,
+                without=without or None, weights=weights or None,
+            )  # fmt: skip
+        hits = opened.search(asked, k=k, where=where, exact=not approximate)
+    if explained:
+        with _working("explaining"):
+            for rank, file in explained:
+                if rank > len(hits):
+                    raise GalleryError(f"--explain {rank}: there are {len(hits)} hits")
+                opened.explain(hits[rank - 1]).save(file, points=points, regions=regions)
+    _report_hits(opened, hits, files, approximate, as_json)
+
+
+@cli.command()
+@click.argument("gallery", metavar="GALLERY")
+@click.argument("photos", nargs=-1, metavar="[PHOTOS]...")
+@click.option("--where", metavar="SQL", help="A condition on the columns, such as \"label = 'x'\".")
+@_storage
+@_json
+def remove(
+    gallery: str,
+    photos: tuple[str, ...],
+    where: str | None,
+    storage: tuple[tuple[str, str], ...],
+    as_json: bool,
+) -> None:
+    """Take PHOTOS, files or folders, out of GALLERY; the files themselves stay.
+
+    \b
+    Examples:
+      whyalike remove photos.lance photos/one.jpg photos/old/
+      whyalike remove photos.lance --where "label = 'x'"
+    """
+    if not photos and where is None:
+        raise click.UsageError("name photographs or give --where")
+    with _working("removing"):
+        from whyalike.gallery import Gallery
+
+        opened = Gallery.open(gallery, storage_options=dict(storage) or None)
+        count = opened.remove(photos, where=where)
+    if as_json:
+        _print(json.dumps({"removed": count, "images": len(opened)}))
+    else:
+        _print(f"removed {count:,}; {len(opened):,} are left in {gallery}")
+
+
+@cli.command()
 @click.argument("pattern", default="*")
 @_json
 def models(pattern: str, as_json: bool) -> None:
@@ -493,6 +719,136 @@ def _working(what: str) -> Iterator[None]:
 
         with Console(stderr=True).status(f"{what} …"):
             yield
+
+
+def _gallery_model(
+    found: Manifest | None, given: dict[str, Any], device: str | None
+) -> tuple[EmbeddingModel, dict[str, Any]]:
+    """The model that is named, or else the one that made the gallery, and how it was loaded."""
+    from whyalike.images import printable
+
+    named = (given["spec"], given["layer"], given["checkpoint"]) != (None, None, None)
+    kept = None if found is None else found.spec
+    if kept is not None and not named:
+        # What a gallery says is a stranger's word: it may name a network, but no code and no file.
+        plain = kept.get("spec") or "default"
+        plain_kind = plain == "default" or plain.startswith(("timm:", "published:"))
+        if not plain_kind or kept.get("checkpoint") is not None:
+            words = " ".join(f"--{k} {v}" for k, v in (("model", kept.get("spec")), ("checkpoint",
+                             kept.get("checkpoint"))) if v)  # fmt: skip
+            raise ModelError(f"the gallery was made with {printable(words)}; give that again")
+        given = {**given, **{name: kept.get(name) for name in ("spec", "layer", "pretrained")}}
+    if given["checkpoint"] is not None:
+        check_input(given["checkpoint"], CheckpointError, _A_CHECKPOINT)
+    with _working("loading the network"):
+        spec, layer, checkpoint = (given[name] for name in ("spec", "layer", "checkpoint"))
+        loaded, _ = _load(spec, None, layer, checkpoint, bool(given["pretrained"]), device)
+    return loaded, given
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """Say how far indexing is: a bar on a terminal, and first of all what a row takes on disk."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} a second"), TimeRemainingColumn(),
+    )  # fmt: skip
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    with (
+        redirect_stdout(sys.stderr),
+        Bar(*columns, console=Console(stderr=True), disable=not terminal, transient=True) as bar,
+    ):
+        task = bar.add_task("indexing", total=None, rate=0.0)
+
+        def tell(now: Progress) -> None:
+            if now.done == 0 and now.total:
+                size = f"{_size(now.bytes_per_image)} an image"
+                total = _size(now.bytes_per_image * now.total)
+                text = f"{now.total:,} to read; maps {now.maps}: {size}, {total} in all"
+                say = bar.console.print if terminal else partial(click.echo, err=True)
+                say(text)
+            bar.update(task, completed=now.done, total=now.total, rate=now.rate)
+
+        yield tell
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def _report_index(gallery: Gallery, as_json: bool) -> None:
+    done = gallery.report
+    assert done is not None
+    if as_json:
+        found = {**asdict(done), "images": len(gallery)}
+        found["failed"] = [{"path": one.path, "reason": one.reason} for one in done.failed]
+        _print(json.dumps(found))
+        return
+    for one in done.failed[:5]:
+        _say(f"{one.path}: {one.reason}")
+    if len(done.failed) > 5:
+        _say(f"... and {len(done.failed) - 5:,} more, all listed in errors.parquet")
+    rate = (done.added + done.replaced) / max(done.seconds, 1e-9)
+    lines = [
+        f"{len(gallery):,} photographs: {done.added:,} added, {done.replaced:,} read again, "
+        f"{done.unchanged:,} unchanged, {done.pruned:,} removed, {len(done.failed):,} set aside "
+        f"({done.seconds:.1f} s, {rate:.1f} a second)"
+    ]
+    if done.missing > done.pruned:
+        lines.append(f"{done.missing:,} are gone from disk; --prune removes them")
+    if done.same_content:
+        lines.append(f"{done.same_content:,} have the same bytes as another one")
+    if done.others:
+        lines.append(f"{done.others:,} files are no images by their names")
+    _print(*lines)
+
+
+def _finite(metadata: dict[str, Any]) -> dict[str, Any]:
+    """NaN and infinity are none of JSON's numbers."""
+    bad = {n for n, v in metadata.items() if isinstance(v, float) and not math.isfinite(v)}
+    return {name: None if name in bad else value for name, value in metadata.items()}
+
+
+def _report_hits(
+    gallery: Gallery, hits: Sequence[Hit], files: Sequence[str], approximate: bool, as_json: bool
+) -> None:
+    from whyalike.images import printable
+
+    recall = gallery.approximate if approximate else None
+    if as_json:
+        names = ("rank", "score", "path", "label", "whole", "rank_without_region", "query_bias",
+                 "id")  # fmt: skip
+        found = {
+            "model": gallery.manifest.network,
+            "images": len(gallery),
+            "approximate": None if recall is None else asdict(recall),
+            "hits": [
+                {**{name: getattr(hit, name) for name in names}, "metadata": _finite(hit.metadata)}
+                for hit in hits
+            ],
+            "files": list(files),
+        }
+        _print(json.dumps(found, default=str, allow_nan=False))
+        return
+    whole = not hits or hits[0].query.is_whole
+    head = f"{'rank':>4} {'score':>9}" + ("" if whole else f" {'whole':>9} {'rank':>6}")
+    lines = [f"{head}  label  path"]
+    for hit in hits:
+        without = "?" if hit.rank_without_region is None else hit.rank_without_region
+        extra = "" if whole else f" {hit.whole:+9.4f} {without:>6}"
+        label = "-" if hit.label is None else printable(hit.label)
+        lines.append(f"{hit.rank:>4} {hit.score:+9.4f}{extra}  {label}  {hit.path}")
+    if recall is not None:
+        lines.append(str(recall))
+    _print(*lines, *(f"wrote {file}" for file in files))
 
 
 def _folder(name: str) -> Path:

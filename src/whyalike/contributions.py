@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -74,6 +74,23 @@ class Remainders(Mapping[str, float]):
         )
 
 
+class _Picture:
+    """A photograph; one that a function is given for is read when it is first looked at."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Image.Image | None:
+        if instance is None:  # what a dataclass takes for the default
+            return None
+        kept = instance.__dict__["_picture"]
+        if callable(kept):
+            kept = instance.__dict__["_picture"] = kept()
+        return kept
+
+    def __set__(
+        self, instance: Any, value: Image.Image | Callable[[], Image.Image | None] | None
+    ) -> None:
+        instance.__dict__["_picture"] = value
+
+
 @dataclass(frozen=True, eq=False)
 class Contributions:
     """An embedding as a sum over the cells of its image: E = Σ_ij v_ij + Σ_p v_p + b.
@@ -91,7 +108,8 @@ class Contributions:
         embedding: E, (d,), as the network returned it.
         frame: where the cells lie on the photograph.
         name: the photograph's file name, for display.
-        picture: the photograph, at most 1600 pixels long, for display.
+        picture: the photograph, at most 1600 pixels long, for display; or a function that reads it,
+            called when it is first looked at.
         model: the model in words.
         taylor: operations of the head that have no frozen form and were expanded to first order
             instead (Eq. 6), by name, each with the size of what that leaves over in the bias, as a
@@ -106,7 +124,7 @@ class Contributions:
     embedding: Float[Tensor, " d"]
     frame: Frame
     name: str = "image"
-    picture: Image.Image | None = field(default=None, repr=False)
+    picture: _Picture = _Picture()
     model: str = ""
     taylor: Mapping[str, float] = field(default_factory=Remainders)
     prefix: Float[Tensor, "p d"] | None = None
@@ -166,7 +184,7 @@ class Contributions:
         """
         u = u.to(self.embedding)
         if isinstance(self.source, Tensor) or self.at_hand:
-            carried = self.values @ u
+            carried = (self.values.flatten(0, 1) @ u).unflatten(0, self.frame.grid_hw)
         else:
             E, places = self.source.pull(u[None])
             self._check_same(E)
@@ -177,11 +195,26 @@ class Contributions:
 
     def total(self) -> Float[Tensor, " d"]:
         """Σ_ij v_ij."""
+        return self._total
+
+    @cached_property
+    def _total(self) -> Float[Tensor, " d"]:
         if isinstance(self.source, Tensor):
             return self.source.sum((0, 1))
         return self.embedding - self.rest
 
-    @property
+    @cached_property
+    def length(self) -> float:
+        """|E|."""
+        return self.embedding.cpu().double().norm().item()
+
+    @cached_property
+    def sums(self) -> Float[Tensor, "3 d"]:
+        """E, Σ v and the rest, each over |E|, in float64 on the CPU: what scores are made of."""
+        parts = torch.stack([self.embedding, self.total(), self.rest])
+        return parts.cpu().double().div_(self.length)
+
+    @cached_property
     def rest(self) -> Float[Tensor, " d"]:
         """What no cell gives: the prefix tokens' v and b."""
         return self.prefix_values.sum(0) + self.bias

@@ -41,6 +41,10 @@ class CompletenessError(WhyalikeError):
     """The contributions do not add up to the embedding that the network returned."""
 
 
+class GalleryError(WhyalikeError):
+    """A gallery that is not there, is of another model, or cannot be read or written."""
+
+
 class OutputFileError(WhyalikeError):
     """A result that cannot be written where, or as what, it was asked for."""
 

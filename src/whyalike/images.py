@@ -79,7 +79,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     """
     name = label_of(source)
     try:
-        with _pillow_silenced():
+        with pillow_silenced():
             if isinstance(source, Image.Image):
                 return _to_upright_rgb(source, name, max_pixels)
             if isinstance(source, np.ndarray):
@@ -87,7 +87,7 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             if isinstance(source, bytes | bytearray | memoryview):
                 return _from_file(io.BytesIO(source), name, max_pixels)
             if isinstance(source, str | os.PathLike):
-                with _open_regular_file(source, name) as file:
+                with open_regular_file(source, name) as file:
                     return _from_file(file, name, max_pixels)
             if isinstance(source, io.TextIOBase):
                 refuse(name, "the file was opened as text", 'open it with mode "rb"')
@@ -107,7 +107,8 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     refuse(name, f"cannot read an image from a {type(source).__name__}", advice)
 
 
-def _open_regular_file(path: str | os.PathLike[str], name: str) -> IO[bytes]:
+def open_regular_file(path: str | os.PathLike[str], name: str) -> io.BufferedReader:
+    """A file to read bytes from; an ImageError for whatever is not an ordinary, non-empty file."""
     try:
         # Opening a pipe would wait for ever and opening a device may do anything: look first.
         status = os.stat(path)
@@ -261,7 +262,7 @@ _silence = warnings.catch_warnings()
 
 
 @contextmanager
-def _pillow_silenced() -> Iterator[None]:
+def pillow_silenced() -> Iterator[None]:
     """Nothing that Pillow warns of (bombs, odd metadata) is printed or, under -W error, raised.
 
     `catch_warnings` swaps a list that all threads share, so overlapping readers share one swap:

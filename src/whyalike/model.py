@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from whyalike.contributions import Contributions
-from whyalike.cut import Cut, PoolModule, to_net
+from whyalike.cut import Cut, Decomposed, PoolModule, to_net
 from whyalike.depth import Depth
 from whyalike.errors import ImageError, LayerError, ModelError
 from whyalike.geometry import Frame
@@ -325,10 +325,21 @@ class EmbeddingModel(nn.Module):
         what no cell gives, prefix tokens among it. Last come the names of the operations of the
         head that could only be expanded to first order.
         """
-        found = self._cut.decompose(images)
+        found = self.decomposed(images)
         rest = found.b + found.prefix.sum(1)
         names = tuple(sorted({name for one in found.taylor for name in one}))
         return found.values(), rest, found.E, found.layout.grid_hw, names
+
+    def decomposed(self, images: Float[Tensor, "n 3 H W"]) -> Decomposed:
+        """A batch of preprocessed images as sums over cells, prefix tokens and b; checked."""
+        return self._cut.decompose(images)
+
+    @torch.no_grad()
+    def embeddings(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, "n d"]:
+        """What one forward pass of the network returns, checked to be finite embeddings (N, d)."""
+        self._cut.prepare(images.shape[1:])
+        check_eval(self.net)
+        return self._cut.run(self.to_net(images))[1]
 
     def inspect(
         self, images: Float[Tensor, "n 3 H W"]

@@ -92,16 +92,13 @@ class Pair:
     @cached_property
     def similarity(self) -> float:
         """S = E^q·E^r / (|E^q||E^r|), the cosine of the embeddings that the network returned."""
-        q, r = self.query.embedding.cpu().double(), self.reference.embedding.cpu().double()
-        return (q @ r / (q.norm() * r.norm())).item()
+        return self._products[0][0]
 
     @cached_property
     def terms(self) -> Terms:
         """The four terms of Eq. 5; `sum(pair.terms)` is the similarity."""
-        vq, vr = self.query.total().cpu().double(), self.reference.total().cpu().double()
-        bq, br = self.query.rest.cpu().double(), self.reference.rest.cpu().double()
-        norms = self._lengths[0] * self._lengths[1]
-        return Terms(*((x / norms).item() for x in (vq @ vr, bq @ vr, vq @ br, bq @ br)))
+        (pairs, reference_bias), (query_bias, bias_bias) = (row[1:] for row in self._products[1:])
+        return Terms(pairs, query_bias, reference_bias, bias_bias)
 
     @cached_property
     def ledger(self) -> dict[str, dict[str, float]]:
@@ -265,9 +262,14 @@ class Pair:
         return self.query, self.reference
 
     @cached_property
+    def _products(self) -> list[list[float]]:
+        """E, Σ v and the rest of the query with those of the reference, in units of cosine."""
+        products: list[list[float]] = (self.query.sums @ self.reference.sums.T).tolist()
+        return products
+
+    @property
     def _lengths(self) -> tuple[float, float]:
-        q, r = (c.embedding.cpu().double().norm().item() for c in self._both)
-        return q, r
+        return self.query.length, self.reference.length
 
     def _map(self, mine: Contributions, u: Tensor) -> Tensor:
         """v·u / (|E||E'|), each divided by its own length first, as products may overflow."""

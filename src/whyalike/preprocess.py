@@ -208,7 +208,7 @@ def load_photograph(
         _check_ready_made(source)
         height, width = source.shape[1:]
         to_picture = _stretched if preprocess is None else preprocess.to_picture
-        picture = _thumbnail(to_picture(source))
+        picture = thumbnail(to_picture(source))
         view = (0.0, 0.0, float(width), float(height))
         return Photograph(source, view, (width, height), picture, "image")
     if preprocess is None:
@@ -223,7 +223,7 @@ def load_photograph(
     except ImageError as error:
         raise ImageError(f"{label_of(source)}: {error}") from error
     name = printable(Path(path_of(source) or "image").name)
-    return Photograph(tensor, view, image.size, _thumbnail(image), name)
+    return Photograph(tensor, view, image.size, thumbnail(image), name)
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -251,8 +251,8 @@ def _check_ready_made(tensor: Tensor) -> None:
         refuse(name, "a ready-made input is finite; came NaN or infinity", "check how it was made")
 
 
-def _thumbnail(image: Image.Image) -> Image.Image:
-    """A copy, so that the full-size pixels can go."""
+def thumbnail(image: Image.Image) -> Image.Image:
+    """A copy to look at, at most 1600 pixels long, so that the full-size pixels can go."""
     shrink = min(1.0, PICTURE_SIDE / max(image.size))
     width, height = (max(1, round(side * shrink)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)

@@ -1,0 +1,245 @@
+"""What is to be indexed: files in folders, by globs, or in a table with labels and metadata."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv, parquet
+
+from whyalike.errors import GalleryError
+from whyalike.files import check_input
+from whyalike.images import printable
+
+ENDINGS = frozenset(
+    (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png",
+     ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+)  # fmt: skip
+"""Of what a folder holds, files that end so are taken for images, in upper case as well."""
+
+TABLES = (".csv", ".parquet")
+
+Name = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file that is to be indexed.
+
+    Args:
+        file: its absolute path as the system has it, which need not be text.
+        label: its class, where one is known.
+        metadata: more columns, by name.
+    """
+
+    file: bytes
+    label: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """A hash of the path: the same file has the same id in every run."""
+        return id_of(self.file)
+
+    @property
+    def path(self) -> str:
+        """The path as text, with what is no text as escapes."""
+        return printable(os.fsdecode(self.file))
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A file or folder that could not be read, and why."""
+
+    file: bytes
+    reason: str
+
+    @property
+    def path(self) -> str:
+        """The path as text, with what is no text as escapes."""
+        return printable(os.fsdecode(self.file))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found.
+
+    Args:
+        files: each once, in the order of the sources and then of the paths.
+        failed: folders that could not be read.
+        others: how many files of the folders are no images by their endings.
+        columns: names and types of the metadata.
+    """
+
+    files: tuple[Listed, ...]
+    failed: tuple[Failed, ...] = ()
+    others: int = 0
+    columns: pa.Schema = field(default_factory=lambda: pa.schema([]))
+
+
+def id_of(file: bytes) -> str:
+    """The id of the row of a file, by its absolute path."""
+    return hashlib.blake2b(file, digest_size=16).hexdigest()
+
+
+def absolute(path: Name) -> bytes:
+    """An absolute path as the system has it; links in it stay."""
+    return os.fsencode(os.path.abspath(os.fspath(path)))
+
+
+def list_images(sources: Name | Iterable[Name]) -> Listing:
+    """List what sources name.
+
+    Args:
+        sources: one or more folders, which are walked with their links, each real folder once and
+            hidden ones not at all; files; globs, with `**` for any depth; tables (.csv, .parquet)
+            with a column `path`, relative to the table's folder, perhaps a column `label`, and more
+            of any name, which become metadata. Without a table, a file's label is the name of the
+            folder that it lies in, if that lies below a source.
+
+    Raises:
+        GalleryError: a source that names nothing, or a table that cannot be read.
+    """
+    found: dict[bytes, Listed] = {}
+    failed: list[Failed] = []
+    others = 0
+    columns = pa.schema([])
+    for source in [sources] if isinstance(sources, str | os.PathLike) else list(sources):
+        for path in _expanded(source):
+            if os.path.isdir(path):
+                walked, troubles, rest = _walk(path)
+                failed += troubles
+                others += rest
+            elif path.lower().endswith(TABLES):
+                walked, fields = _table(path)
+                columns = pa.unify_schemas([columns, fields])
+            else:
+                walked = [Listed(absolute(path))]
+            for listed in walked:
+                # A file that is named twice is one row; what a table says of it goes first.
+                if listed.file not in found or listed.metadata:
+                    found[listed.file] = listed
+    return Listing(tuple(found.values()), tuple(failed), others, columns)
+
+
+def _expanded(source: Name) -> Iterator[str]:
+    path = os.path.expanduser(os.fspath(source))
+    if os.path.lexists(path):
+        yield path
+        return
+    matches = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
+    if not matches:
+        raise GalleryError(
+            f"{printable(path)}: there is no such file or folder, and nothing matches it; give "
+            f"folders, files, globs, or a table (.csv, .parquet) with a column `path`"
+        )
+    for match in matches:
+        if os.path.isdir(match) or match.lower().endswith((*ENDINGS, *TABLES)):
+            yield match
+
+
+def _walk(root: str) -> tuple[list[Listed], list[Failed], int]:
+    """All images below a folder, hidden ones left out; no folder is entered twice, by links."""
+    files: list[Listed] = []
+    failed: list[Failed] = []
+    others = 0
+    start = os.stat(root)
+    seen = {(start.st_dev, start.st_ino)}
+
+    def trouble(error: OSError) -> None:
+        name = error.filename if error.filename is not None else root
+        failed.append(Failed(absolute(name), f"the folder cannot be read: {error.strerror}"))
+
+    for folder, names, inside in os.walk(root, onerror=trouble, followlinks=True):
+        kept = []
+        for name in sorted(name for name in names if not name.startswith(".")):
+            place = os.path.join(folder, name)
+            try:
+                status = os.stat(place)
+            except OSError as error:
+                trouble(error)
+                continue
+            if (key := (status.st_dev, status.st_ino)) not in seen:
+                seen.add(key)
+                kept.append(name)
+        names[:] = kept
+        label = None if folder == root else printable(os.path.basename(folder))
+        for name in sorted(name for name in inside if not name.startswith(".")):
+            path = os.path.join(folder, name)
+            if not name.lower().endswith(tuple(ENDINGS)):
+                others += 1
+            elif not _is_link_to_folder(path):
+                files.append(Listed(absolute(path), label))
+    return files, failed, others
+
+
+def _is_link_to_folder(path: str) -> bool:
+    """Links in a circle are listed as files by the system; they lead nowhere, and say so later."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _table(path: str) -> tuple[list[Listed], pa.Schema]:
+    """The files that a table names, with their metadata."""
+    check_input(path, GalleryError, "give a table (.csv, .parquet) with a column `path`")
+    as_text = {name: pa.string() for name in ("path", "label")}
+    try:
+        if path.lower().endswith(".csv"):
+            table = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=as_text))
+        else:
+            table = parquet.read_table(path)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise GalleryError(f"{printable(path)}: cannot be read as a table: {error}") from error
+    if "path" not in table.column_names:
+        raise GalleryError(
+            f"{printable(path)}: a table names its images in a column `path`; it has the columns "
+            f"{', '.join(table.column_names)}"
+        )
+    fields = [_field(path, one) for one in table.schema if one.name not in as_text]
+    paths = table["path"].cast(pa.string()).to_pylist()
+    labels = table["label"].cast(pa.string()).to_pylist() if "label" in table.column_names else None
+    values = [table[one.name].cast(one.type).to_pylist() for one in fields]
+    folder = Path(path).parent
+    found = []
+    for row, name in enumerate(paths):
+        if not name:
+            raise GalleryError(f"{printable(path)}: row {row + 1} names no path")
+        metadata = {one.name: column[row] for one, column in zip(fields, values, strict=True)}
+        label = None if labels is None else labels[row]
+        found.append(Listed(absolute(folder / name), label, metadata))
+    return found, pa.schema(fields)
+
+
+RESERVED: Sequence[str] = (
+    "id", "file", "content", "bytes", "mtime_ns", "embedding", "length", "size_wh", "view_xyxy",
+    "dims", "exponent", "maps",
+)  # fmt: skip
+"""The names of a gallery's own columns, besides `path` and `label`."""
+
+
+def _field(path: str, given: pa.Field) -> pa.Field:
+    """A column of metadata, nullable, as plain as it can be kept."""
+    name, kind = given.name, given.type
+    if name in RESERVED or not name or "." in name or name.startswith("_") or "`" in name:
+        raise GalleryError(
+            f"{printable(path)}: no column may be called {name!r} (a gallery's own are "
+            f"{', '.join(RESERVED)}; names hold no dot and begin with no underscore); rename it"
+        )
+    if pa.types.is_null(kind) or pa.types.is_dictionary(kind) or pa.types.is_large_string(kind):
+        kind = pa.string()
+    plain = pa.types.is_primitive(kind) or pa.types.is_string(kind)
+    if not plain:
+        raise GalleryError(
+            f"{printable(path)}: column {name!r} holds {kind}; metadata are numbers, text, dates "
+            f"or truth values"
+        )
+    return pa.field(name, kind)
