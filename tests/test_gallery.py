@@ -310,12 +310,12 @@ def test_another_model_is_refused(gallery, model):
 
 
 def test_a_manifest_of_a_stranger_is_checked():
-    good = manifest.Manifest("w", "n", "l", "s", "p", 4, (3, 5), 0, (), "full").to_json()
+    good = manifest.Manifest("w", "n", "l", "s", "p", 4, (3, 5), 0, {}, "full").to_json()
     assert manifest.Manifest.from_json(good).grid_hw == (3, 5)
     fields = json.loads(good)
     for change in (
         {"d": 0}, {"d": "x"}, {"grid_hw": [3]}, {"grid_hw": [0, 3]}, {"prefix": -1},
-        {"maps": "some"}, {"version": 2}, {"taylor": None},
+        {"maps": "some"}, {"version": 2}, {"taylor": None}, {"taylor": {"exp": "x"}},
     ):  # fmt: skip
         with pytest.raises(GalleryError):
             manifest.Manifest.from_json(json.dumps({**fields, **change}).encode())

@@ -57,3 +57,42 @@ def test_weights_that_changed_since_are_noticed(model):
     finally:
         weight.data.copy_(kept)
     assert torch.isfinite(x.map(x.embedding)).all()
+
+
+class Behind(torch.nn.Module):
+    """A network whose vector gets constants: by layers, and perhaps by a bound that is none's."""
+
+    def __init__(self, bound: bool) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 6, 3, 2, padding=1)
+        self.second = torch.nn.Conv2d(6, 6, 3, padding=1)
+        self.fc, self.norm = torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5)
+        self.bound = bound
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.first(x).relu()).relu().mean((2, 3)) - 0.25
+        x = x.clamp(min=0.125) if self.bound else x
+        return self.norm(self.fc(x)) + torch.linspace(0, 1, 5, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("surrogate", ["gates", "gamma"])
+@pytest.mark.parametrize("bound", [False, True])
+def test_what_layers_add_to_the_vector_is_b_where_nothing_else_does(surrogate, bound):
+    """The first image decides, by the derivative, whether later ones are spared it."""
+    torch.manual_seed(0)
+    net = Behind(bound).double().eval()
+    net.norm.running_mean.copy_(torch.randn(5))
+    net.norm.bias.data.copy_(torch.randn(5))
+    model = wa.EmbeddingModel.from_module(
+        net, "first", wa.Preprocess(size=16), surrogate=surrogate, biases="located"
+    )
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    alone = [model.cut().explain(x) for x in images]
+    first, later = model.explain(images[0]), model.explain(images[1])
+    assert list(model._cut._layers_add_b.values()) == [not bound]
+    for ours, plain in zip((first, later), alone, strict=True):
+        torch.testing.assert_close(ours.bias, plain.bias, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(ours.total(), ours.values.sum((0, 1)), rtol=1e-9, atol=1e-9)
+        u = torch.randn(5, dtype=torch.float64)
+        assert ours.map(u).sum().item() == pytest.approx((ours.total() @ u).item(), abs=1e-9)
+    assert later.bias.norm() > 0.1

@@ -188,6 +188,7 @@ class Contributions:
         else:
             E, places = self.source.pull(u[None])
             self._check_same(E)
+            self._check_sum(places, u)
             carried = places[0, len(self.prefix_values) :].unflatten(0, self.frame.grid_hw)
         if self.affinity is None:
             return carried
@@ -266,6 +267,17 @@ class Contributions:
         E, pushed = self.source.push(torch.cat([none, of_cells], 1)[:, None])
         self._check_same(E)
         return pushed[:, 0]
+
+    def _check_sum(self, places: Tensor, u: Tensor) -> None:
+        """Hold the map of all places, and b, to E along u."""
+        gap = (places.sum() + (self.bias - self.embedding) @ u).abs()
+        size = self.embedding.norm() * u.norm()
+        if not gap <= 1e-2 * size:
+            raise CompletenessError(
+                f"{self.name!r}: a map and the bias should add up to E · u; the gap is "
+                f"{(gap / size).item():.2g} of |E||u|; the head computes in another way backwards "
+                f"than forwards"
+            )
 
     def _check_same(self, E: Any) -> None:
         gap = (E[0] - self.embedding).norm() / self.embedding.norm()

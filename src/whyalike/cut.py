@@ -89,6 +89,7 @@ class Cut:
         """What was found, in words."""
         # By shape, type and device of the map.
         self._heads: dict[Any, tuple[nn.Module | None, Split | None]] = {}
+        self._layers_add_b: dict[Any, bool] = {}
         self._layouts: dict[Any, dict[str, Layout]] = {}
         self._finer: str | None = None
         self._graph: fx.Graph | None = None
@@ -182,6 +183,7 @@ class Cut:
     def forget(self) -> None:
         """Find the head again: it may have been trained, replaced or moved."""
         self._heads.clear()
+        self._layers_add_b.clear()
 
     def depths(self, images: Float[Tensor, "n 3 H W"]) -> list[depth.Depth]:
         """What carries the embeddings at each step that everything goes through."""
@@ -264,7 +266,7 @@ class Cut:
             total, prefix = v.sum(1), v.new_zeros(len(v), 0, v.shape[2])
         else:
             heads = found
-            total, prefix, b = (torch.cat(x) for x in zip(*map(_totals, heads), strict=True))
+            total, prefix, b = map(torch.cat, zip(*map(self._totals, heads), strict=True))
         if b.shape != E.shape:
             raise CompletenessError(f"{tuple(b.shape)} is not {tuple(E.shape)}: {cause}")
         E = E.to(total.dtype)
@@ -274,6 +276,28 @@ class Cut:
         else:
             taylor = [{name: r[row] for name, r in remainders.items()} for row in range(len(E))]
         return Decomposed(E, b, prefix, layout, taylor, v, heads)
+
+    def _totals(self, head: LinearHead) -> tuple[Tensor, Tensor, Tensor]:
+        """Σ v of one image's cells (1, d), v of its prefix tokens (1, p, d), and b (1, d).
+
+        Where layers' own biases are found to be all of b, later images are spared the derivative;
+        each map of theirs is held to E by itself (`Contributions.map`).
+        """
+        p, places = head.layout.prefix, head.layout.places
+        key = (head.A.shape, head.A.dtype, head.A.device)
+        if self._layers_add_b.get(key):
+            value, b = head.of_whole()
+            return value - b, b.new_zeros(1, 0, b.shape[1]), b
+        weights = head.A.new_zeros(1 + p, 1, places)
+        weights[0, :, p:] = 1.0
+        for token in range(p):
+            weights[1 + token, :, token] = 1.0
+        value, pushed = head.push(weights)
+        b = value - pushed.sum(0)
+        if self.surrogate.biases == "located" and not p and key not in self._layers_add_b:
+            gap = (head.of_whole()[1] - b).norm() / value.norm()
+            self._layers_add_b[key] = gap.item() <= decomposition.TOLERANCE[head.A.dtype] / 10
+        return pushed[0], pushed[1:].transpose(0, 1), b
 
     def _rerun(self, images: Tensor) -> decomposition.Head:
         """The head of a network that cannot be traced: all of it, with the map put in its place."""
@@ -408,14 +432,3 @@ def to_net(net: nn.Module, images: Tensor) -> Tensor:
     """Images where the network is, in its type."""
     weight = next((p for p in net.parameters() if p.is_floating_point()), None)
     return images if weight is None else images.to(weight.device, weight.dtype)
-
-
-def _totals(head: LinearHead) -> tuple[Tensor, Tensor, Tensor]:
-    """Σ v of one image's cells (1, d), v of its prefix tokens (1, p, d), and b (1, d)."""
-    p, places = head.layout.prefix, head.layout.places
-    weights = head.A.new_zeros(1 + p, 1, places)
-    weights[0, :, p:] = 1.0
-    for token in range(p):
-        weights[1 + token, :, token] = 1.0
-    value, pushed = head.push(weights)
-    return pushed[0], pushed[1:].transpose(0, 1), value - pushed.sum(0)

@@ -138,12 +138,21 @@ class LinearHead:
         self._took: tuple[int, int] | None = None  # weightings of a pass, and its bytes
 
     def __call__(
-        self, presence: Float[Tensor, "n places"], remainders: Presence | None = None
+        self,
+        presence: Float[Tensor, "n places"],
+        remainders: Presence | None = None,
+        whole: Float[Tensor, ""] | None = None,
     ) -> Float[Tensor, "n d"]:
-        """E, for places that are present (1) or not (0): linear, as everything else is held."""
+        """E, for places that are present (1) or not (0): linear, as everything else is held.
+
+        Args:
+            presence: of the places.
+            remainders: of what first-order operations leave over, by name.
+            whole: of what is added to the image as a whole, where biases are located.
+        """
         spread, cells = self.layout.spread(presence, self.A.shape)
         x = self.A * spread
-        at = (spread, cells) if self.surrogate.biases == "located" else None
+        at = (spread, cells, whole) if self.surrogate.biases == "located" else None
         with Linearised(x, self.surrogate, at, remainders) as mode:
             E = mode.finish(self.run(x))
         self.taylor = mode.taylor(E)
@@ -168,6 +177,18 @@ class LinearHead:
     def sum(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """E, and Σ_i v_i."""
         value, along = self.push(self.A.new_ones(1, len(self.A), self.layout.places))
+        return value, along[0]
+
+    def of_whole(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """E, and what layers add to the image as a whole, where biases are located.
+
+        That is b, unless something else adds to a vector or to what lies outside of the image. Only
+        what lies behind the pooling is differentiated, so it costs little more than E does.
+        """
+        ones = self.A.new_ones(len(self.A), self.layout.places)
+        with differentiating(self.A):
+            one = ones.new_ones(())
+            value, along = _along(lambda t: self(ones, whole=t), (one,), (one[None],))
         return value, along[0]
 
     def remainders(self) -> dict[str, Float[Tensor, "n d"]]:

@@ -62,8 +62,8 @@ class Linearised(TorchFunctionMode):
         x: the head's input, from which all that follows is told apart from weights and constants;
             without one, what `follow` is told of.
         surrogate: which linear surrogate.
-        at: for located biases: the presence of each number of x (its shape), and of the cells
-            (n, 1, h, w).
+        at: for located biases: the presence of each number of x (its shape), of the cells
+            (n, 1, h, w), and perhaps of what is added to the image as a whole, ().
         remainders: how present (1) is what operations leave over that keep no more than their
             derivative, by name; a number each, to take the derivative by.
     """
@@ -72,7 +72,7 @@ class Linearised(TorchFunctionMode):
         self,
         x: Tensor | None = None,
         surrogate: Surrogate | None = None,
-        at: tuple[Tensor, Tensor] | None = None,
+        at: tuple[Tensor, Tensor, Tensor | None] | None = None,
         remainders: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Linearised(TorchFunctionMode):
             self.follow(x)
         self.places: Places | None = None
         if at is not None and x is not None:
-            self.places = Places(at[1])
+            self.places = Places(*at[1:])
             self.places.of[x] = at[0]
 
     def follow(self, x: Tensor) -> None:
@@ -282,7 +282,9 @@ class Linearised(TorchFunctionMode):
             return func(*args, **kwargs)
         first, second = args
         mine = [isinstance(a, Tensor) and a in self._taylor for a in args]
-        if not any(self._is_map(a) for a, is_mine in zip(args, mine, strict=True) if is_mine):
+        of_map = any(self._is_map(a) for a, is_mine in zip(args, mine, strict=True) if is_mine)
+        placed = self.places is not None and self.places.whole is not None
+        if not of_map and (all(mine) or not placed):
             return func(*args)
         minus_first, minus_second = name == "rsub", name != "rsub" and "sub" in name
         y = -first if minus_first else first
@@ -302,7 +304,8 @@ class Linearised(TorchFunctionMode):
                 at = None
             minus_x, minus = (minus_first, minus_second) if mine[0] else (minus_second, minus_first)
             y = (-x if minus_x else x) + self._placed(-constant if minus else constant, at)
-            y = share(y, size(x) + self._placed(constant.abs(), at), self.tau) if self.tau else y
+            if self.tau and self._is_map(x):
+                y = share(y, size(x) + self._placed(constant.abs(), at), self.tau)
         return first.copy_(y) if writes_into_its_input(func, kwargs) else y
 
     def _placed(self, constant: Tensor, at: Tensor | None) -> Tensor:

@@ -8,6 +8,7 @@ derivative of the network with respect to s counts it at the cells where it was 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -49,10 +50,12 @@ class Places:
 
     Args:
         cells: the presence of the cells of the cut, (n, 1, h, w).
+        whole: the presence, (), of what is added to the image as a whole: to its vectors.
     """
 
-    def __init__(self, cells: Tensor) -> None:
+    def __init__(self, cells: Tensor, whole: Tensor | None = None) -> None:
         self.cells = cells
+        self.whole = whole
         self.of: Any = WeakTensorKeyDictionary()
 
     def follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -77,7 +80,7 @@ class Places:
     def placed(self, constant: Tensor, at: Tensor | None) -> Tensor:
         """A constant as it is added to a tensor: at its places, as far as it has any."""
         if at is None:
-            return constant
+            return constant if self.whole is None else constant * self.whole
         # 1 in all, by value; what lies outside of the image (padding) has no place.
         return constant * at + constant * (1 - at.detach())
 
@@ -155,6 +158,7 @@ class Places:
         return companion.mean(dim, keepdim=keepdim)
 
 
+@functools.lru_cache(maxsize=256)
 def coverage(parts: int, cells: int) -> Tensor:
     """How much of each of `parts` equal parts of a line each of `cells` equal cells takes up.
 

@@ -29,11 +29,11 @@ def share(y: Tensor, z: Tensor, tau: float) -> Tensor:
 
     Its denominator is never smaller than |y|; where y is zero, so is what the terms carry.
     """
-    value, sign = y.detach(), y.detach().sign()
+    value = y.detach()
     size = value.abs()
-    below = size + tau * z.detach()
-    held = torch.where(below > 0, size / torch.where(below > 0, below, 1.0), 0.0)
-    return held * y + (held * tau * sign) * z
+    # Where both are zero, so is what the terms carry: 0 / tiny.
+    held = size / torch.add(size, z.detach(), alpha=tau).clamp_min(torch.finfo(y.dtype).tiny)
+    return held * y + (held * value.sign() * tau) * z
 
 
 def size(x: Tensor) -> Tensor:
