@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 QUERY_SIZE = 640  # longest sides of the photographs, in pixels: there may be twice k of them
 HIT_SIZE = 360
-QUALITY = 75
+QUALITY = 72
 ROWS = 10  # of the grid to which the cells of a pair are summed at most, and as many columns
 LONGEST = 200  # characters of one field of metadata that are shown
 

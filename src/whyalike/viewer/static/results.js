@@ -154,7 +154,7 @@ function sayMoved({ rank, other }, ranking, data) {
   if (data.whole) return "";
   if (ranking === "by_whole") {
     return other === null
-      ? `not among the first ${data.hits.length} with the region`
+      ? `beyond ${ordinal(data.hits.length)} with the region`
       : `${ordinal(other)} with the region`;
   }
   if (other === null) return "rank without the region not known";
@@ -360,6 +360,8 @@ export function mountResults(element, data, changed = () => {}) {
   }
   find(root, "[data-ranking=by_whole]", HTMLElement).hidden = !data.by_whole.length;
   rankings.classList.toggle("wr-single", !data.by_whole.length);
+  const rows = Math.max(data.hits.length, data.by_whole.length) + 1; // and the headings'
+  rankings.style.setProperty("--wr-rows", String(rows));
   fillScale(find(root, ".wr-heat", HTMLElement), maps.length > 0, full, colours);
 
   /** @type {Opened | null} */
