@@ -162,6 +162,9 @@ BAD = {
         "is one of the inputs"),
     "a page of another kind": (
         ("search", "g.lance", "query.png", *MINE, "-o", "results.png"), "one of .html"),
+    "a page over a pair": (
+        ("search", "g.lance", "query.png", *MINE, "--explain", "1", "a.html", "-o", "./a.html"),
+        "give them other names"),
     "a page of nothing": (
         ("search", "g.lance", "query.png", *MINE, "-o", "results.html", "--where", "label = 'x'"),
         "the search found none"),

@@ -21,6 +21,7 @@ from galleries import HEADS, photographs, picture, trunk
 from pages import Open, settle
 from whyalike.errors import GalleryError, OutputFileError
 from whyalike.save import save_results
+from whyalike.viewer import results
 from whyalike.viewer.results import page, results_data
 
 BOX = (5.0, 3.0, 25.0, 20.0)
@@ -277,6 +278,29 @@ def test_keys_do_all_that_the_mouse_does(tab: Page, data: dict[str, Any]) -> Non
 
 
 @pytest.mark.browser
+def test_of_a_long_ranking_the_first_pairs_can_be_opened(
+    open_page: Open, gallery: wa.Gallery, asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "PAIRS", 2)
+    tab = open_page(page(results_data(gallery, gallery.search(asked, k=5))))
+    lead = tab.locator(".wr-lead").inner_text()
+    assert "(the first 2 can be)" in lead
+    assert "Right:" not in lead
+    assert tab.locator(".wr-open").count() == 2
+    assert tab.locator(".wr-hit canvas").count() == 5
+    row(tab, "hits", 3).click()
+    settle(tab)
+    assert tab.locator(".wr-root").is_visible()
+    row(tab, "hits", 1).locator(".wr-open").focus()
+    tab.keyboard.press("ArrowDown")  # where nothing opens, nothing is focused
+    tab.keyboard.press("Enter")
+    settle(tab)
+    tab.get_by_role("button", name="Next hit").click()
+    settle(tab)
+    assert tab.url.endswith("#hits-1")
+
+
+@pytest.mark.browser
 def test_a_search_by_the_whole_photograph_has_one_ranking(
     open_page: Open, gallery: wa.Gallery, data: dict[str, Any]
 ) -> None:
@@ -360,10 +384,9 @@ def test_names_and_metadata_of_strangers_are_text(open_page: Open, tmp_path: Pat
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
 def test_axe_finds_nothing_and_it_fits(
-    open_page: Open, data: dict[str, Any], scheme: str, width: int
+    open_page: Open, data: dict[str, Any], width: int, scheme: str
 ) -> None:
     photos = [{**photo, "name": "a_long_name_" * 8 + ".jpg"} for photo in data["photos"]]
     tab = open_page(
@@ -376,8 +399,8 @@ def test_axe_finds_nothing_and_it_fits(
             row(tab, "hits", 0).locator(".wr-open").click()
             settle(tab)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        results = Axe().run(tab)
-        assert results.violations_count == 0, results.generate_report()
+        found = Axe().run(tab)
+        assert found.violations_count == 0, found.generate_report()
         back = tab.locator("body").evaluate("e => getComputedStyle(e).backgroundColor")
         levels = [int(level) for level in re.findall(r"\d+", back)]
         assert max(levels) < 60 if scheme == "dark" else min(levels) > 200

@@ -512,6 +512,8 @@ def search(
     files = [file for _, file in explained]
     check_outputs(files, [query, *masks])
     pages = check_outputs(outputs, [query, *masks], [".html"])
+    if {os.path.realpath(one) for one in files} & {os.path.realpath(one) for one in pages}:
+        raise click.UsageError("--explain and -o write one file each; give them other names")
     with _working("opening the gallery"):
         from whyalike.gallery import Gallery, mask_of, open_manifest
         from whyalike.images import read_image

@@ -1,4 +1,4 @@
-"""Writing a pair to files, by their endings; whole or not at all."""
+"""Writing a pair, or what a search found, to files, by their endings; whole or not at all."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ QUERY_SIZE = 640  # longest sides of the photographs, in pixels: there may be tw
 HIT_SIZE = 360
 QUALITY = 72
 ROWS = 10  # of the grid to which the cells of a pair are summed at most, and as many columns
+PAIRS = 50  # hits of either ranking whose pair can be opened: some 10 kB each
 LONGEST = 200  # characters of one field of metadata that are shown
 
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./viewer\.js";\n', re.MULTILINE)
@@ -51,7 +52,7 @@ def results_data(
 
     A photograph that both rankings have is there once. Its map is v^r · u / |E^r|, u being what
     was searched for, over the hit: what each cell carries of the score. The links of a pair are
-    summed to at most 10×10 cells; no network runs.
+    summed to at most 10×10 cells, and are there for the first 50 of each ranking. No network runs.
 
     Args:
         gallery: that was searched.
@@ -72,6 +73,7 @@ def results_data(
     if gallery.manifest.maps != "none":
         explained = [*gallery.contributions(list(found.values()))]
     by_region = {hit.id: hit.rank for hit in hits}
+    opened = {hit.id for hit in [*hits[:PAIRS], *whole[:PAIRS]]}
     query = asked.contributions if gallery.manifest.maps == "none" else _coarse(asked.contributions)
     return {
         "format": FORMAT,
@@ -82,7 +84,10 @@ def results_data(
         "approximate": None if exact else str(gallery.approximate),
         "query": _query(asked),
         "whole": asked.is_whole,
-        "photos": [_photo(hit, x, query) for hit, x in zip(found.values(), explained, strict=True)],
+        "photos": [
+            _photo(hit, x, query if hit.id in opened else None)
+            for hit, x in zip(found.values(), explained, strict=True)
+        ],
         "hits": [
             {
                 "photo": order[hit.id],
@@ -136,7 +141,7 @@ def _query(asked: Query) -> dict[str, Any]:
     }
 
 
-def _photo(hit: Hit, x: Contributions | None, query: Contributions) -> dict[str, Any]:
+def _photo(hit: Hit, x: Contributions | None, query: Contributions | None) -> dict[str, Any]:
     picture = hit.picture() if x is None else x.picture
     size_wh = tuple(hit.row["size_wh"])
     fields = {"label": hit.label, **hit.metadata}
@@ -154,8 +159,9 @@ def _photo(hit: Hit, x: Contributions | None, query: Contributions) -> dict[str,
     if x is not None:
         values = x.map(hit.query.vector / x.embedding.norm().cpu()).cpu().numpy()
         found["map"] = {"grid_hw": list(values.shape), "values": base64_of(values, "<f4")}
-        pair = Pair(query, _coarse(x).to(query.embedding.device))
-        found["pair"] = viewer_data(pair, pictures=False)
+        if query is not None:
+            pair = Pair(query, _coarse(x).to(query.embedding.device))
+            found["pair"] = viewer_data(pair, pictures=False)
     return found
 
 

@@ -185,21 +185,31 @@ function fillQuery(figure, query) {
   placeView(find(figure, ".wa-view", HTMLElement), query);
   const marks = find(figure, ".wr-marks", SVGElement);
   marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  if (query.shade) marks.append(svg("image", { href: query.shade, width, height, preserveAspectRatio: "none" }));
+  if (query.shade)
+    marks.append(svg("image", { href: query.shade, width, height, preserveAspectRatio: "none" }));
   const only = query.boxes.length === 1 && !query.points.length && !query.masks;
   for (const [x0, y0, x1, y1] of only ? query.boxes : []) {
     const outside = `M0 0H${width}V${height}H0ZM${x0} ${y0}H${x1}V${y1}H${x0}Z`;
     marks.append(svg("path", { d: outside, class: "wr-outside", "fill-rule": "evenodd" }));
   }
-  for (const [boxes, kind] of /** @type {[XYXY[], string][]} */ ([[query.boxes, "wa-mark wa-pinned"], [query.without, "wr-without"]])) {
+  for (const [boxes, kind] of /** @type {[XYXY[], string][]} */ ([
+    [query.boxes, "wa-mark wa-pinned"],
+    [query.without, "wr-without"],
+  ])) {
     for (const [x, y, x1, y1] of boxes) {
       const box = { x, y, width: x1 - x, height: y1 - y };
-      marks.append(svg("rect", { ...box, class: "wa-casing" }), svg("rect", { ...box, class: kind }));
+      marks.append(
+        svg("rect", { ...box, class: "wa-casing" }),
+        svg("rect", { ...box, class: kind }),
+      );
     }
   }
   for (const [cx, cy] of query.points) {
     const ring = { cx, cy, r: Math.max(width, height) / 32 };
-    marks.append(svg("circle", { ...ring, class: "wa-casing" }), svg("circle", { ...ring, class: "wa-mark wa-pinned" }));
+    marks.append(
+      svg("circle", { ...ring, class: "wa-casing" }),
+      svg("circle", { ...ring, class: "wa-mark wa-pinned" }),
+    );
   }
 }
 
@@ -226,8 +236,8 @@ function makeOpener(picture, label) {
   picture.replaceWith(button);
 }
 
-/** @param {HTMLElement} item @param {HitData} hit @param {Ranking} ranking @param {ResultsData} data */
-function fillHit(item, hit, ranking, data) {
+/** @param {HTMLElement} item @param {HitData} hit @param {Ranking} ranking @param {ResultsData} data @param {number} most the score of a full bar */
+function fillHit(item, hit, ranking, data, most) {
   const photo = data.photos[hit.photo];
   const [width, height] = photo.size_wh;
   item.dataset.photo = String(hit.photo);
@@ -245,9 +255,11 @@ function fillHit(item, hit, ranking, data) {
   write(find(item, ".wr-score b", HTMLElement), score);
   write(find(item, ".wr-score span", HTMLElement), share);
   const line = find(item, ".wr-moved", HTMLElement);
-  write(line, photo.missing ? `${moved}${moved && "; "}the photograph is gone or has changed` : moved);
+  write(
+    line,
+    photo.missing ? `${moved}${moved && "; "}the photograph is gone or has changed` : moved,
+  );
   line.classList.toggle("wr-up", ranking === "hits" && hit.other !== null && hit.other > hit.rank);
-  const most = Math.max(...[...data.hits, ...data.by_whole].flatMap((h) => [Math.abs(h.score), Math.abs(h.similarity)])) || 1;
   find(item, ".wr-all", HTMLElement).style.width = `${(100 * Math.max(0, hit.similarity)) / most}%`;
   const part = find(item, ".wr-part", HTMLElement);
   part.style.width = `${(100 * Math.abs(hit.score)) / most}%`;
@@ -278,7 +290,8 @@ function pairOf({ query }, photo) {
 /** What the pair's page begins with: the one box or point that was searched for. @param {QueryData} query */
 function stateOf({ boxes, points, masks, without, without_masks }) {
   const parts = boxes.length + points.length + masks + without.length + without_masks;
-  if (parts !== 1 || !(boxes.length || points.length)) return { view: /** @type {const} */ ("overall") };
+  if (parts !== 1 || !(boxes.length || points.length))
+    return { view: /** @type {const} */ ("overall") };
   const side = /** @type {const} */ ("query");
   const mark = boxes.length ? { side, xyxy: boxes[0] } : { side, xy: points[0] };
   return { view: /** @type {const} */ ("point"), mark, pinned: true };
@@ -292,10 +305,16 @@ function fillWords(root, data) {
   say("h1", whole ? "Photographs like this one" : "Photographs that share what is marked");
   const among = where === null ? "" : `, among those where ${where}`;
   const best = `The best ${hits.length.toLocaleString("en")} of ${counted(images, "photograph", "photographs")}${among}.`;
+  const left = data.by_whole.length ? "Left: by" : "By";
+  const right = data.by_whole.length
+    ? " Right: by the whole similarity. The same photograph is joined by a line, or lit on both sides."
+    : "";
   const both = whole
     ? ""
-    : " Left: by what the marked region carries, and its share of the similarity. Right: by the whole similarity. The same photograph is joined by a line, or lit on both sides.";
-  const open = maps === "none" ? "" : " Open one to see why.";
+    : ` ${left} what the marked region carries, and its share of the similarity.${right}`;
+  const pairs = hits.filter(({ photo }) => data.photos[photo].pair).length;
+  const first = pairs < hits.length ? ` (the first ${pairs} can be)` : "";
+  const open = maps === "none" ? "" : ` Open one to see why${first}.`;
   say(".wr-lead", best + both + open);
   say(".wr-asked", sayAsked(data.query));
   say("[data-ranking=hits] h2", whole ? "By similarity" : "With the region");
@@ -318,7 +337,10 @@ function fillWords(root, data) {
   );
   say(
     ".wa-footer p",
-    data.model + (maps === "none" ? "" : " · Pairs are here at reduced size; whyalike search --explain RANK FILE writes one in full."),
+    data.model +
+      (maps === "none"
+        ? ""
+        : " · Pairs are here at reduced size; whyalike search --explain RANK FILE writes one in full."),
   );
 }
 
@@ -331,7 +353,9 @@ function fillWords(root, data) {
  */
 export function mountResults(element, data, changed = () => {}) {
   if (data.format !== 1) {
-    throw new Error(`this page reads data of format 1; came ${data.format}; take the version that wrote it`);
+    throw new Error(
+      `this page reads data of format 1; came ${data.format}; take the version that wrote it`,
+    );
   }
   element.innerHTML = RESULTS;
   const root = find(element, ".wr-root", HTMLElement);
@@ -345,6 +369,8 @@ export function mountResults(element, data, changed = () => {}) {
   const maps = data.photos.flatMap(({ map }) => (map ? [decodeFloats(map.values)] : []));
   const full = roundUp(Math.max(0, ...maps.map(largest))) || 1;
   const colours = makeColours("both", 0.8);
+  const scores = [...data.hits, ...data.by_whole].flatMap((hit) => [hit.score, hit.similarity]);
+  const most = largest(Float32Array.from(scores)) || 1;
   /** @type {Record<Ranking, HTMLElement[]>} */
   const items = { hits: [], by_whole: [] };
   for (const ranking of /** @type {Ranking[]} */ (["hits", "by_whole"])) {
@@ -353,7 +379,7 @@ export function mountResults(element, data, changed = () => {}) {
       list.insertAdjacentHTML("beforeend", HIT);
       const item = /** @type {HTMLElement} */ (list.lastElementChild);
       item.dataset.index = String(index);
-      fillHit(item, hit, ranking, data);
+      fillHit(item, hit, ranking, data, most);
       overlayMap(find(item, ".wr-frame", HTMLElement), data.photos[hit.photo], full, colours);
       items[ranking].push(item);
     });
@@ -417,8 +443,15 @@ export function mountResults(element, data, changed = () => {}) {
     pair.hidden = next === null;
     if (next) {
       const hit = data[next.ranking][next.index];
-      const of = data.whole ? "" : next.ranking === "hits" ? " with the region" : " by the whole photograph";
-      write(find(pair, ".wr-where", HTMLElement), `${next.index + 1} of ${data[next.ranking].length}${of}`);
+      const of = data.whole
+        ? ""
+        : next.ranking === "hits"
+          ? " with the region"
+          : " by the whole photograph";
+      write(
+        find(pair, ".wr-where", HTMLElement),
+        `${next.index + 1} of ${data[next.ranking].length}${of}`,
+      );
       viewer = mount(find(pair, ".wr-viewer", HTMLElement), pairOf(data, data.photos[hit.photo]), {
         state: stateOf(data.query),
         headingLevel: 1,
@@ -437,8 +470,10 @@ export function mountResults(element, data, changed = () => {}) {
   /** @param {number} by */
   function step(by) {
     if (!opened) return;
-    const n = data[opened.ranking].length;
-    show({ ranking: opened.ranking, index: (opened.index + by + n) % n });
+    const { ranking } = opened;
+    const there = data[ranking].flatMap(({ photo }, i) => (data.photos[photo].pair ? [i] : []));
+    const at = there.indexOf(opened.index) + by + there.length;
+    show({ ranking, index: there[at % there.length] });
   }
 
   /** Where an arrow key leads from a hit. @param {string} key @param {Ranking} ranking @param {number} index */
@@ -451,7 +486,10 @@ export function mountResults(element, data, changed = () => {}) {
     if (forward !== (ranking === "hits")) return undefined;
     const others = items[forward ? "by_whole" : "hits"];
     const photo = items[ranking][index].dataset.photo;
-    return others.find((item) => item.dataset.photo === photo) ?? others[Math.min(index, others.length - 1)];
+    return (
+      others.find((item) => item.dataset.photo === photo) ??
+      others[Math.min(index, others.length - 1)]
+    );
   }
 
   /** @param {Event} event @returns {(Opened & { item: HTMLElement }) | null} */
@@ -459,7 +497,11 @@ export function mountResults(element, data, changed = () => {}) {
     const item = event.target instanceof Element ? event.target.closest(".wr-hit") : null;
     const list = item?.closest(".wr-ranking");
     if (!(item instanceof HTMLElement) || !(list instanceof HTMLElement)) return null;
-    return { item, ranking: /** @type {Ranking} */ (list.dataset.ranking), index: Number(item.dataset.index) };
+    return {
+      item,
+      ranking: /** @type {Ranking} */ (list.dataset.ranking),
+      index: Number(item.dataset.index),
+    };
   }
 
   root.addEventListener("click", (event) => {
@@ -474,8 +516,8 @@ export function mountResults(element, data, changed = () => {}) {
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const hit = hitOf(event);
-    const next = hit && neighbour(event.key, hit.ranking, hit.index);
-    if (next) find(next, ".wr-open", HTMLElement).focus();
+    const next = hit && neighbour(event.key, hit.ranking, hit.index)?.querySelector(".wr-open");
+    if (next instanceof HTMLElement) next.focus();
     else if (event.key.toLowerCase() === "h" && maps.length) showHeat(!heat.checked);
     else return;
     event.preventDefault();
@@ -519,7 +561,9 @@ export function startPage(element, data) {
   });
   const follow = () => {
     const [, ranking, rank] = /^#(hits|by_whole)-(\d+)$/.exec(location.hash) ?? [];
-    results.show(ranking ? { ranking: /** @type {Ranking} */ (ranking), index: Number(rank) - 1 } : null);
+    results.show(
+      ranking ? { ranking: /** @type {Ranking} */ (ranking), index: Number(rank) - 1 } : null,
+    );
   };
   history.scrollRestoration = "manual";
   window.addEventListener("hashchange", follow);
