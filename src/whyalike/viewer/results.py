@@ -6,6 +6,7 @@ import io
 import math
 import re
 from base64 import b64encode
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -69,9 +70,9 @@ def results_data(
     asked = hits[0].query
     found = {hit.id: replace(hit, query=asked) for hit in [*whole, *hits]}
     order = {row: index for index, row in enumerate(found)}
-    explained: list[Contributions | None] = [None] * len(found)
+    explained: deque[Contributions | None] = deque([None] * len(found))
     if gallery.manifest.maps != "none":
-        explained = [*gallery.contributions(list(found.values()))]
+        explained = deque(gallery.contributions(list(found.values())))
     by_region = {hit.id: hit.rank for hit in hits}
     opened = {hit.id for hit in [*hits[:PAIRS], *whole[:PAIRS]]}
     query = asked.contributions if gallery.manifest.maps == "none" else _coarse(asked.contributions)
@@ -85,8 +86,9 @@ def results_data(
         "query": _query(asked),
         "whole": asked.is_whole,
         "photos": [
-            _photo(hit, x, query if hit.id in opened else None)
-            for hit, x in zip(found.values(), explained, strict=True)
+            # Each is let go with its photograph, as there may be thousands.
+            _photo(hit, explained.popleft(), query if hit.id in opened else None)
+            for hit in found.values()
         ],
         "hits": [
             {
