@@ -118,12 +118,14 @@ def lives(folder: Path, count: int, commit: int, run: Callable[..., Any]) -> Non
         run(
             folder, "search", "photos.lance", "query.png", *MINE, "--region", "8,4,30,22", "--json",
             "-k", "5", "--where", "label = 'b'", "--explain", "1", "pair.npz",
-            "--explain", "2", "pair.png",
+            "--explain", "2", "pair.png", "-o", "results.html",
         ).stdout
     )  # fmt: skip
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3, 4, 5]
     assert {hit["label"] for hit in found["hits"]} == {"b"}
     first = found["hits"][0]
+    assert found["files"] == ["pair.npz", "pair.png", "results.html"]
+    assert "<!doctype html>" in (folder / "results.html").read_text()
     with np.load(folder / "pair.npz") as arrays:
         assert arrays["similarity"] == pytest.approx(first["whole"], abs=1e-5)
         assert arrays["reference_name"] == Path(first["path"]).name
@@ -158,6 +160,14 @@ BAD = {
     "over the query": (
         ("search", "g.lance", "query.png", *MINE, "--explain", "1", "query.png"),
         "is one of the inputs"),
+    "a page of another kind": (
+        ("search", "g.lance", "query.png", *MINE, "-o", "results.png"), "one of .html"),
+    "a page over a pair": (
+        ("search", "g.lance", "query.png", *MINE, "--explain", "1", "a.html", "-o", "./a.html"),
+        "give them other names"),
+    "a page of nothing": (
+        ("search", "g.lance", "query.png", *MINE, "-o", "results.html", "--where", "label = 'x'"),
+        "the search found none"),
     "nothing matches": (("index", "*.gif", "-o", "h.lance", *MINE), "nothing matches"),
     "no images": (("index", "empty", "-o", "h.lance", *MINE), "no images are there"),
     "a folder of something else": (

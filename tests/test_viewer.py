@@ -8,7 +8,6 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,10 +18,11 @@ import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page
+from playwright.sync_api import Browser, Locator, Page
 from torch import Tensor
 
 import whyalike as wa
+from pages import Open, settle
 from whyalike.data.samples import demo_pair
 from whyalike.geometry import Frame
 from whyalike.viewer.export import page, viewer_data
@@ -153,43 +153,6 @@ def data(pair: FakePair) -> dict[str, Any]:
     return viewer_data(pair)
 
 
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Opens html in a context of its own; afterwards nothing complained, nothing was asked for."""
-    contexts: list[BrowserContext] = []
-    complaints: list[str] = []
-
-    def open_(content: str, width: int = 1200, height: int = 900, **options: Any) -> Page:
-        path = tmp_path / f"{len(contexts)}.html"
-        path.write_text(content, encoding="utf-8")
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        contexts.append(context)
-        tab = context.new_page()
-        # Reading the pixels back is the test's doing, not the page's.
-        tab.on("console", lambda m: None if "getImageData" in m.text else complaints.append(m.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
-        tab.on(
-            "request",
-            lambda r: (
-                None
-                if r.url == path.as_uri() or r.url.startswith("data:")
-                else complaints.append(r.url)
-            ),
-        )
-        tab.goto(path.as_uri())
-        settle(tab)
-        return tab
-
-    yield open_
-    for context in contexts:
-        context.close()
-    assert complaints == []
-
-
 @pytest.fixture
 def tab(open_page: Open, data: dict[str, Any]) -> Page:
     """The exported page of the planted pair."""
@@ -206,11 +169,6 @@ def host(data: dict[str, Any], body: str = '<div id="a"></div>') -> str:
         f"<!doctype html><html lang=en><title>host</title><style>{css}</style>{body}"
         f'<script type="module">{module}\n{share}</script>'
     )
-
-
-def settle(tab: Page) -> None:
-    """Waits for what was asked of the next frame to be drawn."""
-    tab.evaluate("() => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
 
 def canvas(tab: Page, side: str) -> Locator:

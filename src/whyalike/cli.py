@@ -467,6 +467,8 @@ def index(
               metavar="RANK FILE",
               help="Write the pair of the query and a hit, without running the network: .html, "
               ".png, .pdf or .npz; may be given several times.")  # fmt: skip
+@click.option("-o", "--out", "outputs", multiple=True, metavar="FILE.html",
+              help="Write an interactive page of the hits, each with its pair.")  # fmt: skip
 @_model_options
 @_storage
 @_json
@@ -482,6 +484,7 @@ def search(
     where: str | None,
     approximate: bool,
     explained: tuple[tuple[int, str], ...],
+    outputs: tuple[str, ...],
     model: str | None,
     layer: str | None,
     checkpoint: str | None,
@@ -501,6 +504,7 @@ def search(
       whyalike search photos.lance query.jpg --region 40,30,120,110 --where "label = 'bag'"
       whyalike search photos.lance query.jpg --region 40,30,120,110 --without 60,10,90,40 --json
       whyalike search photos.lance query.jpg --point 96,128 --explain 1 first.html
+      whyalike search photos.lance query.jpg --region 40,30,120,110 -o results.html
     """
     for photograph in (query, *masks):
         check_input(photograph, ImageError, "check the path of the image")
@@ -508,6 +512,9 @@ def search(
         raise click.UsageError(f"--explain takes the rank of a hit, 1 to {k} (see -k)")
     files = [file for _, file in explained]
     check_outputs(files, [query, *masks])
+    pages = check_outputs(outputs, [query, *masks], [".html"])
+    if {os.path.realpath(one) for one in files} & {os.path.realpath(one) for one in pages}:
+        raise click.UsageError("--explain and -o write one file each; give them other names")
     with _working("opening the gallery"):
         from whyalike.gallery import Gallery, mask_of, open_manifest
         from whyalike.images import read_image
@@ -534,7 +541,17 @@ def search(
                 if rank > len(hits):
                     raise GalleryError(f"--explain {rank}: there are {len(hits)} hits")
                 opened.explain(hits[rank - 1]).save(file, points=points, regions=regions)
-    _report_hits(opened, hits, files, approximate, as_json)
+    if pages:
+        with _working("writing"):
+            from whyalike.save import save_results
+
+            exact = not approximate
+            rest = () if asked.is_whole else opened.search(
+                asked.contributions, k=k, where=where, exact=exact
+            )  # fmt: skip
+            save_results(opened, hits, *pages, whole=rest, where=where, exact=exact)
+    written = [*files, *map(str, pages)]
+    _report_hits(opened, hits, written, approximate, as_json)
 
 
 @cli.command()

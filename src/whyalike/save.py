@@ -1,4 +1,4 @@
-"""Writing a pair to files, by their endings; whole or not at all."""
+"""Writing a pair, or what a search found, to files, by their endings; whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -15,7 +15,10 @@ from whyalike import draw
 from whyalike.files import check_outputs, write_whole
 from whyalike.geometry import XY, XYXY
 from whyalike.pair import Pair
-from whyalike.viewer import export
+from whyalike.viewer import export, results
+
+if TYPE_CHECKING:
+    from whyalike.gallery import Gallery, Hit
 
 
 def save_pair(
@@ -52,6 +55,40 @@ def save_pair(
                 made.savefig(file, format=ending[1:], dpi=300)
 
     write_whole(places, write)
+
+
+def save_results(
+    gallery: Gallery,
+    hits: Sequence[Hit],
+    *paths: str | os.PathLike[str],
+    whole: Sequence[Hit] = (),
+    where: str | None = None,
+    exact: bool = True,
+) -> None:
+    """Write what a search found as one interactive page (.html), each hit with its region map.
+
+    >>> whole = gallery.search("query.jpg")  # doctest: +SKIP
+    >>> save_results(gallery, hits, "results.html", whole=whole)  # doctest: +SKIP
+
+    Args:
+        gallery: that was searched.
+        hits: of a search, best first.
+        paths: one or more files.
+        whole: the hits of the whole query, to lay beside those of a region.
+        where, exact: as both were searched, to say it.
+
+    Raises:
+        GalleryError: no hits, or the gallery has changed since the search.
+        OutputFileError: another ending, or the file cannot be written.
+    """
+    places = check_outputs(paths, endings=[".html"])
+    data = results.results_data(gallery, hits, whole, where=where, exact=exact)
+    text = results.page(data).encode()
+    write_whole(places, lambda _, file: _write(file, text))
+
+
+def _write(file: BinaryIO, text: bytes) -> None:
+    file.write(text)
 
 
 def arrays(

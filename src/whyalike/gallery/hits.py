@@ -58,6 +58,10 @@ class Hit:
     address: int = field(repr=False, default=-1)
     version: int = field(repr=False, default=-1)
 
+    def picture(self) -> Image.Image | None:
+        """The photograph, at most 1600 pixels long; None, and a warning, where it has changed."""
+        return _picture_of(self.row)()
+
 
 def hits_of(
     table: lance.LanceDataset, vectors: Vectors, best: Best, asked: Query, metadata: Sequence[str]

@@ -53,7 +53,7 @@ mount(
 """
 
 
-def viewer_data(pair: Pair) -> dict[str, Any]:
+def viewer_data(pair: Pair, *, pictures: bool = True) -> dict[str, Any]:
     """What the viewer's module shows of a pair: plain json, arrays as little-endian base64.
 
     The links between cells, v^q_ij·v^r_xy / (|E^q||E^r|), go either as the (nq, nr) matrix or as
@@ -61,6 +61,10 @@ def viewer_data(pair: Pair) -> dict[str, Any]:
     factors `scale × q·r`; `peak` is the largest |value| of a cell's map. The maps, (h, w) row by
     row, are float32. Where maps are shared among like cells, a photograph has how much each of its
     cells takes of each, (n, n), for the maps that the module computes.
+
+    Args:
+        pair: with all v at hand.
+        pictures: False leaves the photographs out, for who has them elsewhere.
     """
     similarity = float(pair.similarity)
     return {
@@ -68,8 +72,8 @@ def viewer_data(pair: Pair) -> dict[str, Any]:
         "model": pair.model,
         "similarity": similarity,
         "terms": {name: float(value) for name, value in pair.terms._asdict().items()},
-        "query": _photograph(pair, "query"),
-        "reference": _photograph(pair, "reference"),
+        "query": _photograph(pair, "query", pictures),
+        "reference": _photograph(pair, "reference", pictures),
         "links": _links(pair),
         "matches": [
             {
@@ -84,14 +88,23 @@ def viewer_data(pair: Pair) -> dict[str, Any]:
 
 
 def page(data: dict[str, Any]) -> str:
-    """The whole page as one html file that asks nothing of any other: style, module and data.
+    """The whole page of a pair as one html file."""
+    title = f"Why are {data['query']['name']} and {data['reference']['name']} alike?"
+    return document(title, static("viewer.css"), static("viewer.js") + _START, data)
+
+
+def static(name: str) -> str:
+    """The text of a file that the page is made of."""
+    return (files("whyalike.viewer") / "static" / name).read_text(encoding="utf-8")
+
+
+def document(title: str, css: str, module: str, data: dict[str, Any]) -> str:
+    """One html file that asks nothing of any other: style, module and data.
 
     Its Content-Security-Policy allows exactly the style and the script that are written here, by
     their hashes, so nothing that a file name says can run.
     """
-    static = files("whyalike.viewer") / "static"
-    css = "\n" + (static / "viewer.css").read_text(encoding="utf-8")
-    module = "\n" + (static / "viewer.js").read_text(encoding="utf-8") + _START
+    css, module = "\n" + css, "\n" + module
     policy = "; ".join(
         [
             "default-src 'none'",
@@ -102,7 +115,6 @@ def page(data: dict[str, Any]) -> str:
             "form-action 'none'",
         ]
     )
-    title = f"Why are {data['query']['name']} and {data['reference']['name']} alike?"
     return _PAGE.format(
         policy=html.escape(policy, quote=False),
         # A name that is not text on disk comes with lone surrogates, which no file can hold.
@@ -113,22 +125,22 @@ def page(data: dict[str, Any]) -> str:
     )
 
 
-def _photograph(pair: Pair, side: Literal["query", "reference"]) -> dict[str, Any]:
+def _photograph(pair: Pair, side: Literal["query", "reference"], picture: bool) -> dict[str, Any]:
     image = pair.query if side == "query" else pair.reference
     frame = image.frame
     data: dict[str, Any] = {
         "name": image.name,
-        "src": _data_url(image.picture, frame.size_wh),
+        "src": jpeg_url(image.picture, frame.size_wh) if picture else "",
         "size_wh": list(frame.size_wh),
         "view_xyxy": [float(x) for x in frame.view_xyxy],
         "grid_hw": list(frame.grid_hw),
-        "overall": _base64(_array(pair.overall_map(side, bias=False)), "<f4"),
-        "overall_bias": _base64(_array(pair.overall_map(side, bias=True)), "<f4"),
+        "overall": base64_of(_array(pair.overall_map(side, bias=False)), "<f4"),
+        "overall_bias": base64_of(_array(pair.overall_map(side, bias=True)), "<f4"),
     }
     sharing = _sharing(image)
     if sharing is not None:
         scale = _half_scale(sharing)
-        data["sharing"] = {"scale": scale, "matrix": _base64(sharing / scale, "<f2")}
+        data["sharing"] = {"scale": scale, "matrix": base64_of(sharing / scale, "<f2")}
     return data
 
 
@@ -148,8 +160,8 @@ def _links(pair: Pair) -> dict[str, Any]:
             "rank": d,
             "scale": q_scale * r_scale,
             "peak": peak,
-            "query": _base64(query / q_scale, "<f2"),
-            "reference": _base64(reference / r_scale, "<f2"),
+            "query": base64_of(query / q_scale, "<f2"),
+            "reference": base64_of(reference / r_scale, "<f2"),
         }
     matrix = query @ reference.T
     scale = _half_scale(matrix)
@@ -157,7 +169,7 @@ def _links(pair: Pair) -> dict[str, Any]:
         "encoding": "matrix",
         "scale": scale,
         "peak": peak,
-        "matrix": _base64(matrix / scale, "<f2"),
+        "matrix": base64_of(matrix / scale, "<f2"),
     }
 
 
@@ -207,19 +219,26 @@ def _array(tensor: Tensor) -> np.ndarray:
     return array
 
 
-def _base64(values: np.ndarray, dtype: str) -> str:
+def base64_of(values: np.ndarray, dtype: str) -> str:
+    """An array's bytes, row by row, of a little-endian type."""
     return base64.b64encode(np.ascontiguousarray(values, dtype=dtype).tobytes()).decode("ascii")
 
 
-def _data_url(picture: Image.Image | None, size_wh: tuple[int, int]) -> str:
+def jpeg_url(
+    picture: Image.Image | None,
+    size_wh: tuple[int, int],
+    longest: int = PICTURE_SIZE,
+    quality: int = JPEG_QUALITY,
+) -> str:
+    """A photograph as a data url, at most so many pixels long; grey where there is none."""
     if picture is None:
-        shrink = min(1.0, PICTURE_SIZE / max(size_wh))
+        shrink = min(1.0, longest / max(size_wh))
         w, h = (max(1, round(side * shrink)) for side in size_wh)
         picture = Image.new("RGB", (w, h), (128, 128, 128))
     picture = picture.convert("RGB")
-    picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+    picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    picture.save(buffer, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
