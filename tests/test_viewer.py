@@ -23,9 +23,10 @@ from torch import Tensor
 
 import whyalike as wa
 from pages import Open, settle
+from whyalike.affinity import Affinity
 from whyalike.data.samples import demo_pair
 from whyalike.geometry import Frame
-from whyalike.viewer.export import page, viewer_data
+from whyalike.viewer.export import base64_of, page, viewer_data
 
 STATIC = files("whyalike.viewer") / "static"
 # The query's cells are 40 pixels large and begin at x = 50: the network saw a centre crop.
@@ -63,6 +64,7 @@ class FakeImage:
     frame: Frame
     name: str
     picture: Image.Image | None
+    affinity: Affinity | None = None
 
     @property
     def embedding(self) -> Tensor:
@@ -339,6 +341,33 @@ def test_hover_lights_the_planted_cell_of_the_other_image(tab: Page, side: str) 
     tab.mouse.move(5, 5)
     settle(tab)
     assert coloured(tab, side) == {PLANTED[side], AGAINST[side]}  # at rest, the overall maps
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("encoding", ["matrix", "factors"])
+@pytest.mark.parametrize("side", ["query", "reference"])
+def test_like_cells_share_what_a_point_meets(open_page: Open, side: str, encoding: str) -> None:
+    other = "reference" if side == "query" else "query"
+    pair = make_pair()
+    image: FakeImage = getattr(pair, other)
+    h, w = image.frame.grid_hw
+    features = torch.eye(h * w).view(1, h * w, h, w)
+    row, column = PLANTED[other]
+    twin = (row, column + 1)
+    features[0, :, row, column + 1] = features[0, :, row, column]
+    image.affinity = Affinity([features], (h, w), 2.0)
+    data = viewer_data(pair)  # type: ignore[arg-type]
+    whole = float(pair.matrix()[(*PLANTED["query"], *PLANTED["reference"])])
+    assert data["links"]["peak"] == pytest.approx(whole)  # over the side that is not shared
+    if encoding == "factors":
+        data["links"] = {"encoding": "factors", "rank": 64, "scale": 1.0, "peak": whole}
+        for name in ("query", "reference"):
+            v = getattr(pair, name).values.flatten(0, 1) / pair.norms**0.5
+            data["links"][name] = base64_of(v.numpy(), "<f2")
+    tab = open_page(page(data))
+    hover(tab, side, PLANTED[side])
+    assert coloured(tab, other) == {PLANTED[other], twin}
+    assert colour(tab, other, PLANTED[other]) == colour(tab, other, twin)
 
 
 @pytest.mark.browser
