@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +37,7 @@ from whyalike.gallery.store import Options, Store
 from whyalike.gallery.vectors import Best, Vectors, map_vectors, temporary_folder
 from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
-from whyalike.pair import Pair
+from whyalike.pair import Pair, pairs_with
 from whyalike.preprocess import Source
 
 
@@ -361,10 +361,10 @@ class Gallery:
     def explain_ranking(self, hits: Sequence[Hit]) -> list[Pair]:
         """The pairs of the hits of a search, in their order, read together."""
         found = self.contributions(hits)
-        return [
-            Pair(hit.query.contributions, x.to(hit.query.contributions.embedding.device))
-            for hit, x in zip(hits, found, strict=True)
-        ]
+        pairs: list[Pair] = []
+        for x, some in groupby(zip(hits, found, strict=True), lambda of: of[0].query.contributions):
+            pairs += pairs_with(x, [reference.to(x.embedding.device) for _, reference in some])
+        return pairs
 
     def contributions(self, hits: Sequence[Hit]) -> list[Contributions]:
         """What the cells of hits give, from what the gallery keeps.
