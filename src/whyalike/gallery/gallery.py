@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,7 +56,7 @@ class Gallery:
         self.manifest: Manifest = store.manifest(self._table)
         self._packing: Packing = store.packing(self.manifest)
         self._vectors: Vectors | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Path | None = None
         self._cache = None if cache is None else Path(cache)
         self.model = model
         self.report: Report | None = None
@@ -436,8 +435,7 @@ class Gallery:
         if self._vectors is None:
             folder = self._cache
             if folder is None and self._store.is_remote:
-                self._temporary = self._temporary or temporary_folder()
-                folder = Path(self._temporary.name)
+                folder = self._temporary = self._temporary or temporary_folder(self)
             folder = folder or Path(self._store.at(stores.VECTORS))
             with stores.reading(self._store.root):
                 self._vectors = map_vectors(self._table, folder)

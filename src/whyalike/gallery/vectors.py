@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -270,6 +272,8 @@ def _read(fragment: lance.LanceFragment) -> Float[np.ndarray, "n d"]:
     return matrix
 
 
-def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the vectors of a gallery that lies elsewhere; removed with the process."""
-    return tempfile.TemporaryDirectory(prefix="whyalike-vectors-")
+def temporary_folder(owner: object) -> Path:
+    """A folder for the vectors of a gallery that lies elsewhere; removed with its owner."""
+    folder = tempfile.mkdtemp(prefix="whyalike-vectors-")
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
