@@ -8,11 +8,14 @@ RUN := PYTHONDONTWRITEBYTECODE=1 $(BIN)
 demo: .venv/.with-nothing
 	$(RUN)/whyalike demo --out demo
 
+# Two processes, one thread of torch each: threads that wait for one another are slower.
+TWO := -n 2 --dist loadfile
+
 test: .venv/.with-test chromium
-	$(RUN)/python -m pytest
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(TWO)
 
 test-slow: .venv/.with-test chromium
-	$(RUN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m slow $(TWO)
 
 bench: .venv/.with-bench chromium
 	$(RUN)/python -m benchmarks

@@ -12,7 +12,7 @@ from pyarrow import parquet
 import whyalike as wa
 from galleries import HEADS, PREPROCESS, from_parts, photographs, picture, trunk
 from whyalike.errors import GalleryError, ImageError, RegionError
-from whyalike.gallery import manifest, rows
+from whyalike.gallery import manifest, rows, vectors
 from whyalike.gallery.listing import Listed, list_images
 from whyalike.gallery.store import Store, append, write_batch
 
@@ -454,3 +454,23 @@ def test_progress_is_told_and_says_first_what_a_row_takes(model, photos, tmp_pat
     assert told[0].bytes_per_image == 2 * 4 * 6 + 2 * 15 * 6 + 250
     assert told[0].seconds_left is None
     assert told[1].seconds_left == pytest.approx(2 * told[1].seconds, rel=0.01)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(1, 3), (23, 512), (67, 1280), (41, 10_000)])
+def test_two_vectors_are_multiplied_with_every_row(shape, threads):
+    random = torch.Generator().manual_seed(0)
+    matrix, by = torch.randn(shape, generator=random), torch.randn(2, shape[1], generator=random)
+    live = np.arange(shape[0]) % 5 != 3
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        best = vectors.Vectors((vectors.Part(0, matrix, live),)).best(by[0], 7, by[1])
+    finally:
+        torch.set_num_threads(before)
+    scores, others = (matrix.double() @ by.double().T).numpy().T
+    order = [row for row in np.argsort(-scores) if live[row]][:7]
+    assert best.positions.tolist() == order
+    np.testing.assert_allclose(best.scores, scores[order], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(best.others, others[order], rtol=0, atol=1e-3)
+    assert best.ranks.tolist() == [1 + sum(others[live] > others[row]) for row in order]

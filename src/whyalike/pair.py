@@ -282,6 +282,28 @@ class Pair:
         return self._both if side == "query" else (self.reference, self.query)
 
 
+def pairs_with(query: Contributions, references: Sequence[Contributions]) -> list[Pair]:
+    """The pairs of one query and many references, whose sums are multiplied together.
+
+    Each is checked as any other pair.
+    """
+    if any(len(r.embedding) != len(query.embedding) for r in references):
+        return [Pair(query, r) for r in references]  # which says of what lengths they are
+    found = []
+    for start in range(0, len(references), 16):  # so few that memory is used again, and is at hand
+        some = references[start : start + 16]
+        parts = torch.stack([part for r in some for part in (r.embedding, r.total(), r.rest)])
+        products = (parts.cpu().double() @ query.sums.T).view(-1, 3, 3).mT
+        lengths = torch.tensor([r.length for r in some], dtype=torch.float64)
+        scaled = (products / lengths[:, None, None]).tolist()
+        for reference, three in zip(some, scaled, strict=True):
+            pair = object.__new__(Pair)
+            pair.__dict__.update(query=query, reference=reference, _products=three)
+            pair.__post_init__()
+            found.append(pair)
+    return found
+
+
 def explain_pair(
     model: EmbeddingModel,
     query: Source,

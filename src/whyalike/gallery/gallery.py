@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +36,7 @@ from whyalike.gallery.store import Options, Store
 from whyalike.gallery.vectors import Best, Vectors, map_vectors, temporary_folder
 from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
-from whyalike.pair import Pair
+from whyalike.pair import Pair, pairs_with
 from whyalike.preprocess import Source
 
 
@@ -57,7 +56,7 @@ class Gallery:
         self.manifest: Manifest = store.manifest(self._table)
         self._packing: Packing = store.packing(self.manifest)
         self._vectors: Vectors | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: Path | None = None
         self._cache = None if cache is None else Path(cache)
         self.model = model
         self.report: Report | None = None
@@ -361,10 +360,10 @@ class Gallery:
     def explain_ranking(self, hits: Sequence[Hit]) -> list[Pair]:
         """The pairs of the hits of a search, in their order, read together."""
         found = self.contributions(hits)
-        return [
-            Pair(hit.query.contributions, x.to(hit.query.contributions.embedding.device))
-            for hit, x in zip(hits, found, strict=True)
-        ]
+        pairs: list[Pair] = []
+        for x, some in groupby(zip(hits, found, strict=True), lambda of: of[0].query.contributions):
+            pairs += pairs_with(x, [reference.to(x.embedding.device) for _, reference in some])
+        return pairs
 
     def contributions(self, hits: Sequence[Hit]) -> list[Contributions]:
         """What the cells of hits give, from what the gallery keeps.
@@ -436,8 +435,7 @@ class Gallery:
         if self._vectors is None:
             folder = self._cache
             if folder is None and self._store.is_remote:
-                self._temporary = self._temporary or temporary_folder()
-                folder = Path(self._temporary.name)
+                folder = self._temporary = self._temporary or temporary_folder(self)
             folder = folder or Path(self._store.at(stores.VECTORS))
             with stores.reading(self._store.root):
                 self._vectors = map_vectors(self._table, folder)

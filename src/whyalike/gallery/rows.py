@@ -227,31 +227,34 @@ def decode(
         GalleryError: a row has no maps, or is damaged.
     """
     h, w = manifest.grid_hw
-    v = _unpack_all(rows, maps, manifest, packing)
+    v, totals = _unpack_all(rows, maps, manifest, packing)
     lengths = torch.tensor([row["length"] for row in rows], dtype=torch.float64)
     # For all rows at once, as each step takes longer to start than to do.
     E = (units * lengths[:, None]).float()
-    prefix, cells = v[:, : manifest.prefix], v[:, manifest.prefix :]
-    totals = cells.sum(1)
+    prefix = v[:, : manifest.prefix]
+    cells = v[:, manifest.prefix :].unflatten(1, (h, w))
     rests = E - totals
-    biases = rests - prefix.sum(1)
-    sums = torch.stack([E, totals, rests], 1).double() / lengths[:, None, None]
+    biases = rests - prefix.sum(1) if manifest.prefix else rests
     words = manifest.network + (", maps quantised" if packing.codes is not None else "")
+    of_rows = zip(
+        rows, pictures, *(one.unbind() for one in (cells, prefix, biases, E, totals, rests)),
+        strict=True,
+    )  # fmt: skip
     found = []
-    for i, row in enumerate(rows):
+    for row, picture, values, tokens, bias, embedding, total, rest in of_rows:
         x = Contributions(
-            cells[i].view(h, w, -1),
-            bias=biases[i],
-            embedding=E[i],
+            values,
+            bias=bias,
+            embedding=embedding,
             frame=Frame(tuple(row["size_wh"]), tuple(row["view_xyxy"]), (h, w)),
             name=row["path"].rpartition("/")[2],
-            picture=pictures[i],
+            picture=picture,
             model=words,
             taylor=manifest.taylor,
-            prefix=prefix[i],
+            prefix=tokens,
         )
         # What is computed when it is first asked for, and is at hand here.
-        x.__dict__.update(_total=totals[i], rest=rests[i], sums=sums[i], length=row["length"])
+        x.__dict__.update(_total=total, rest=rest, length=row["length"])
         found.append(x)
     return found
 
@@ -261,26 +264,41 @@ def _unpack_all(
     maps: Sequence[bytes | None],
     manifest: Manifest,
     packing: Packing,
-) -> Float[Tensor, "n places d"]:
+) -> tuple[Float[Tensor, "n places d"], Float[Tensor, "n d"]]:
+    """All v, and Σ v of each row's cells."""
     h, w = manifest.grid_hw
-    places = manifest.prefix + h * w
+    places, d = manifest.prefix + h * w, manifest.d
     for row, one in zip(rows, maps, strict=True):
         if one is None:
             raise GalleryError(f"{row['path']}: {NO_MAPS}")
     whole = packing.codes is None and packing.basis is None
-    if whole and all(len(one or b"") == 2 * places * manifest.d for one in maps):
-        # numpy asks for large pages, which new memory of this size takes its time to fill without
-        half = np.stack([np.frombuffer(one or b"", "<f2") for one in maps])
-        full = torch.from_numpy(np.empty(half.shape, np.float32)).copy_(torch.from_numpy(half))
-        scales = torch.tensor([2.0 ** _checked(row["exponent"]) for row in rows])
-        return full.mul_(scales[:, None]).view(len(rows), places, manifest.d)
+    if whole and all(len(one or b"") == 2 * places * d for one in maps):
+        return _widen(rows, maps, places, manifest)
     found = [
         unpack(Packed(row["dims"], row["exponent"], one or b""), places, packing, manifest.prefix)
         for row, one in zip(rows, maps, strict=True)
     ]
-    if any(v.shape[1] != manifest.d for v in found):
+    if any(v.shape[1] != d for v in found):
         raise GalleryError(DAMAGED)
-    return torch.stack(found)
+    v = torch.stack(found)
+    return v, v[:, manifest.prefix :].sum(1)
+
+
+def _widen(
+    rows: Sequence[dict[str, Any]], maps: Sequence[bytes | None], places: int, manifest: Manifest
+) -> tuple[Float[Tensor, "n places d"], Float[Tensor, "n d"]]:
+    """float16 to float32, row by row: what a step does is in the cache when the next one comes."""
+    # numpy asks for large pages, which new memory of this size takes its time to fill without
+    v = torch.from_numpy(np.empty((len(maps), places, manifest.d), np.float32))
+    totals = torch.empty(len(maps), 1, manifest.d)
+    half = np.empty((places, manifest.d), "<f2")  # torch wants memory that could be written
+    kept = torch.from_numpy(half)
+    is_cell = torch.cat([torch.zeros(manifest.prefix), torch.ones(places - manifest.prefix)])[None]
+    for row, one, values, total in zip(rows, maps, v.unbind(), totals.unbind(), strict=True):
+        half[:] = np.frombuffer(one or b"", "<f2").reshape(half.shape)
+        values.copy_(kept).mul_(2.0 ** _checked(row["exponent"]))
+        torch.mm(is_cell, values, out=total)  # several times as fast as a sum over rows
+    return v, totals[:, 0]
 
 
 def _checked(exponent: int) -> int:

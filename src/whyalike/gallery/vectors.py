@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,6 +26,9 @@ CHUNK_BYTES = 64 * 2**20
 
 CACHED_BYTES = 2 * 2**20
 """Rows that are multiplied at a time, so few that a second product finds them in the cache."""
+
+SHARED = 9000
+"""Numbers of a matrix from which OpenBLAS shares its product among threads: 9216, about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +175,39 @@ def _products(
     chunk: Float[Tensor, "n d"], by: list[Float[Tensor, " d"]], ok: Bool[np.ndarray, " n"] | None
 ) -> list[Float[np.ndarray, " n"]]:
     """The products of some rows with one vector or two; −∞ for rows that may not be found."""
+    if len(by) == 2 and torch.get_num_threads() == 1:  # torch shares its products, numpy does not
+        return _masked(_both(chunk.numpy(), torch.stack(by).numpy()), ok)
     found = [torch.empty(len(chunk)) for _ in by]
     rows = len(chunk) if len(by) == 1 else max(1, CACHED_BYTES // (4 * chunk.shape[1]))
     for start in range(0, len(chunk), rows):
         some = chunk[start : start + rows]
         for vector, out in zip(by, found, strict=True):
             torch.mv(some, vector, out=out[start : start + rows])
-    arrays = [one.numpy() for one in found]
+    return _masked([one.numpy() for one in found], ok)
+
+
+def _both(
+    chunk: Float[np.ndarray, "n d"], by: Float[np.ndarray, "2 d"]
+) -> list[Float[np.ndarray, " n"]]:
+    """The products of some rows with two vectors, in one pass over the rows.
+
+    numpy's product of many small matrices takes each with both vectors before it goes on to the
+    next, without a step of Python between them. They are so small that OpenBLAS does not share one
+    among threads, which takes longer than the product.
+    """
+    n, d = chunk.shape
+    rows = max(4, SHARED // d // 4 * 4)
+    whole = n - n % rows
+    found = np.empty((2, n), np.float32)
+    blocks = np.matmul(chunk[:whole].reshape(-1, 1, rows, d), by[:, :, None])[..., 0]
+    found[:, :whole] = blocks.transpose(1, 0, 2).reshape(2, whole)
+    found[:, whole:] = by @ chunk[whole:].T
+    return list(found)
+
+
+def _masked(
+    arrays: list[Float[np.ndarray, " n"]], ok: Bool[np.ndarray, " n"] | None
+) -> list[Float[np.ndarray, " n"]]:
     if ok is not None:
         for array in arrays:
             array[~ok] = -np.inf
@@ -270,6 +301,8 @@ def _read(fragment: lance.LanceFragment) -> Float[np.ndarray, "n d"]:
     return matrix
 
 
-def temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for the vectors of a gallery that lies elsewhere; removed with the process."""
-    return tempfile.TemporaryDirectory(prefix="whyalike-vectors-")
+def temporary_folder(owner: object) -> Path:
+    """A folder for the vectors of a gallery that lies elsewhere; removed with its owner."""
+    folder = tempfile.mkdtemp(prefix="whyalike-vectors-")
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
