@@ -184,14 +184,15 @@ def demo(folder: str, as_json: bool) -> None:
 @click.option(
     "--sharp",
     is_flag=True,
-    help="Finer maps: cut at a finer grid, surrogate gamma, biases located.",
+    help="Finer maps that still add up: a finer grid, surrogate gamma, biases located, shared "
+    "among cells that the network sees alike.",
 )
 @click.option(
     "--surrogate",
     type=click.Choice(["gates", "gamma", "taylor"]),
     help="How the network behind the layer is made linear; default: gates.",
 )
-@click.option("--gamma", type=click.FloatRange(0), help="γ of the surrogate gamma; default: 0.05.")
+@click.option("--gamma", type=click.FloatRange(0), help="γ of the surrogate gamma; default: 0.05, of --sharp 0.1.")
 @click.option(
     "--biases",
     type=click.Choice(["residual", "located"]),
