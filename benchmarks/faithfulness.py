@@ -16,9 +16,10 @@ Row = tuple[str, Method, PointMethod | None]
 
 OURS: list[Row] = [
     ("last layer", methods.decomposition, methods.decomposition_of_point),
-    ("sharp, γ 0.05, 2 × finer", *methods.sharp(0.05, 2)),
-    ("sharp, γ 0.25, 2 × finer", *methods.sharp(0.25, 2)),
-    ("sharp, γ 0.25, 4 × finer", *methods.sharp(0.25, 4)),
+    ("sharp (γ 0.1, 2 × finer, affinity 2)", *methods.sharp()),
+    ("sharp, each cell its own", *methods.sharp(affinity=0.0)),
+    ("sharp, 4 × finer", *methods.sharp(finer=4)),
+    ("sharp, γ 0.25", *methods.sharp(0.25)),
 ]
 BASELINES: list[Row] = [
     ("Grad-CAM", baselines.grad_cam, None),

@@ -364,7 +364,7 @@ def test_finer_maps_and_the_curve_over_depth(folder):
     done = run(folder, *where, "--sharp", "--gamma", "0.25", "--depths", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert "(gamma 0.25, biases located)" in found["model"]
+    assert "(gamma 0.25, biases located, affinity 2)" in found["model"]
     assert found["depths"][-1]["cells"] == pytest.approx(1)
     for step in found["depths"]:
         assert step["cells"] + step["prefix"] + step["bias"] == pytest.approx(1)

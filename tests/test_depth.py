@@ -174,7 +174,7 @@ def large(request):
     return name, 64, net
 
 
-@pytest.mark.parametrize("surrogate", ["gates", "gamma"])
+@pytest.mark.parametrize("surrogate", ["gates", pytest.param("gamma", marks=pytest.mark.slow)])
 def test_completeness_at_five_depths_in_float32(large, surrogate):
     name, size, net = large
     x = torch.randn(1, 3, size, size, generator=seeded(1))

@@ -192,7 +192,11 @@ def demo(folder: str, as_json: bool) -> None:
     type=click.Choice(["gates", "gamma", "taylor"]),
     help="How the network behind the layer is made linear; default: gates.",
 )
-@click.option("--gamma", type=click.FloatRange(0), help="γ of the surrogate gamma; default: 0.05, of --sharp 0.1.")
+@click.option(
+    "--gamma",
+    type=click.FloatRange(0),
+    help="γ of the surrogate gamma; default: 0.05, of --sharp 0.1.",
+)
 @click.option(
     "--biases",
     type=click.Choice(["residual", "located"]),
