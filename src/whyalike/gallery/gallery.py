@@ -300,7 +300,8 @@ class Gallery:
             where: a condition in SQL on the columns, such as "label = 'x' AND year > 2020".
             exact: True for all rows; False for LanceDB's index, which misses some
                 (`approximate` says how many), and does not tell ranks without the region.
-            ranks: whether the ranks without the region are told; they take a second product.
+            ranks: whether the ranks without the region are told; they take a second product,
+                with one thread in the same pass over the rows.
 
         Raises:
             RegionError: a region that does not lie on the query.
