@@ -190,7 +190,10 @@ class Pair:
         return self._map(self.query, u)
 
     def matrix(self) -> Float[Tensor, "hq wq hr wr"]:
-        """v^q_ij·v^r_xy for all pairs of cells; its sum is `terms.pairs`."""
+        """v^q_ij·v^r_xy for all pairs of cells; its sum is `terms.pairs`.
+
+        Of each cell's own, also where maps are shared among like cells.
+        """
         q, r = (c.values / length for c, length in zip(self._both, self._lengths, strict=True))
         return torch.einsum("ijd,xyd->ijxy", q, r)
 
