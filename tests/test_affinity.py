@@ -45,7 +45,6 @@ def test_what_cells_share_is_the_definition(power, grids, block, monkeypatch):
         P = slow([A[i] for A in maps], (H, W), power)
         torch.testing.assert_close(affinity.matrix()[i], P)
         torch.testing.assert_close(affinity.share(m)[i], P @ m[i])
-        torch.testing.assert_close(affinity[i].share(m[i : i + 1])[0], P @ m[i])
     torch.testing.assert_close(affinity.share(m).sum(1), m.sum(1))
 
 

@@ -45,10 +45,6 @@ class Affinity:
         for _, alike in self._rows():
             self._sums += alike.sum(1)
 
-    def __getitem__(self, image: int) -> Affinity:
-        """That of one of the images."""
-        return Affinity([A[image : image + 1] for A in self.maps], self.grid_hw, self.power)
-
     def on_grid(self, grid_hw: tuple[int, int]) -> Affinity:
         """That of the cells of another grid."""
         return Affinity(self.maps, grid_hw, self.power)

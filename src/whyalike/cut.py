@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +48,7 @@ class Decomposed:
             leave over, (d,) by name; it is in b.
         v: of the cells (n, h·w, d), where they are known in closed form.
         heads: else, for each image its head as a linear map of its places.
-        affinity: of the cells, where maps are to be shared among them.
+        affinity: for each image, of its cells, where maps are to be shared among them; else none.
     """
 
     E: Float[Tensor, "n d"]
@@ -58,7 +58,7 @@ class Decomposed:
     taylor: list[dict[str, Float[Tensor, " d"]]]
     v: Float[Tensor, "n cells d"] | None
     heads: list[LinearHead]
-    affinity: Affinity | None = None
+    affinity: Sequence[Affinity] = ()
 
     def values(self) -> Float[Tensor, "n cells d"]:
         """V of all cells."""
@@ -121,8 +121,9 @@ class Cut:
             return found
         layouts = self._layouts[A.shape[1:], images.shape[2:]]
         maps = [layout.as_map(A), *(layouts[name].as_map(x) for name, [x] in kept.items())]
-        affinity = Affinity(maps, layout.grid_hw, self.surrogate.affinity)
-        return replace(found, affinity=affinity)
+        power = self.surrogate.affinity
+        each = zip(*(A.split(1) for A in maps), strict=True)
+        return replace(found, affinity=[Affinity(of, layout.grid_hw, power) for of in each])
 
     def run(
         self, images: Tensor, kept: dict[str, list[Tensor]] | None = None

@@ -306,7 +306,7 @@ class EmbeddingModel(nn.Module):
                         for name, left in found.taylor[row].items()
                     },
                     prefix=found.prefix[row],
-                    affinity=None if found.affinity is None else found.affinity[row],
+                    affinity=found.affinity[row] if found.affinity else None,
                 )
         return deque(results[i] for i in range(len(photographs)))
 
