@@ -98,9 +98,9 @@ class Contributions:
     E is the embedding before L2 normalisation. Everything that whyalike shows of a pair is made of
     these vectors (Zhu, Yang, Chen, IEEE TIP 2021, Eq. 4 and 5).
 
-    Where the head is known in closed form, all v are at hand. Else a map is one reverse-mode
-    derivative of the head, and the v of a point or region one forward-mode derivative, taken when
-    it is asked for; `values` takes one for each cell, once.
+    Where the head is known in closed form, all v are at hand. Else a map is one derivative of the
+    head backwards, and the v of a point or region one forwards, taken when it is asked for;
+    `values` takes one for each cell, once.
 
     Args:
         source: v, (h, w, d), or the head that they come from.

@@ -31,7 +31,7 @@ Presence = Mapping[str, Tensor]
 """How present remainders are, by the names of the operations that leave them over."""
 
 CHUNK_BYTES = 64 * 2**20
-"""How much memory the tensors of one forward-mode pass, of many cells at a time, may take."""
+"""How much memory the tensors of one derivative, of many cells at a time, may take."""
 
 TOLERANCE = {
     torch.float64: 1e-9,
@@ -74,7 +74,7 @@ def from_split(split: Split, A: Float[Tensor, "n c h w"]) -> Decomposition:
     """v and b of a head that is a known pooling and a projection: the fast path.
 
     The cells' parts of the pooled vector are known in closed form; each is a tangent of
-    one forward-mode derivative of the projection, which only ever sees vectors.
+    one derivative of the projection, which only ever sees vectors.
     """
     dtype = accumulation_dtype(A.dtype)
     A = A.to(dtype)
@@ -111,8 +111,8 @@ class LinearHead:
     """A head as the linear map of the places of its input: E = Σ_i s_i v_i + b at s = 1.
 
     s_i says how present place i of the map is, and v_i = ∂E/∂s_i under the head's surrogate. So a
-    map v_i·u is one reverse-mode derivative, the sum of the v under a region one forward-mode
-    derivative, and the v themselves are only computed where they are asked for.
+    map v_i·u is one derivative backwards (Jᵀu), the sum of the v under a region one forwards (J·t),
+    and the v themselves are only computed where they are asked for.
 
     Args:
         run: from the map at the cut to embeddings (n, d); deterministic.
@@ -135,7 +135,6 @@ class LinearHead:
         self.surrogate = surrogate or Surrogate()
         self.taylor: frozenset[str] = frozenset()
         """Names of the operations that were only expanded to first order, once it has run."""
-        self._took: tuple[int, int] | None = None  # weightings of a pass, and its bytes
 
     def __call__(
         self,
@@ -161,13 +160,13 @@ class LinearHead:
     def push(
         self, weights: Float[Tensor, "k n places"], chunk_bytes: int = CHUNK_BYTES
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "k n d"]]:
-        """E, and Σ_i w_i v_i for k weightings of the places, by forward-mode derivatives."""
+        """E, and Σ_i w_i v_i for k weightings of the places: derivatives forwards."""
         return self._in_chunks(len(weights), lambda some: weights[some], chunk_bytes)
 
     def pull(
         self, u: Float[Tensor, "n d"]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n places"]]:
-        """E, and v_i · u for every place, by one reverse-mode derivative."""
+        """E, and v_i · u for every place: one derivative backwards."""
         with differentiating(self.A), torch.enable_grad():
             presence = self.A.new_ones(len(self.A), self.layout.places).requires_grad_()
             E = self(presence)
@@ -187,14 +186,13 @@ class LinearHead:
         """
         ones = self.A.new_ones(len(self.A), self.layout.places)
         with differentiating(self.A):
-            one = ones.new_ones(())
-            value, along = _along(lambda t: self(ones, whole=t), (one,), (one[None],))
-        return value, along[0]
+            derivative = Derivative(lambda t: self(ones, whole=t), ones.new_ones(()))
+            return derivative.value, derivative.along(ones.new_ones(1))[0]
 
     def remainders(self) -> dict[str, Float[Tensor, "n d"]]:
         """By name, what operations that only keep their derivative leave over, in b.
 
-        It takes a forward-mode derivative for each, once the head has run, and none without such.
+        It takes one derivative for each, once the head has run, and none without such.
         """
         return _remainders(self, self.A.new_ones(len(self.A), self.layout.places), self.taylor)
 
@@ -216,32 +214,28 @@ class LinearHead:
     ) -> tuple[Tensor, Tensor]:
         """`push` for many weightings, each pass as many as its memory allows."""
         ones = self.A.new_ones(len(self.A), self.layout.places)
-        few = 1 + self.layout.prefix  # Σ v and the prefix tokens: never too many
+        few = count <= 1 + self.layout.prefix  # Σ v and the prefix tokens: never too many
+        memory = Memory()
         parts: list[Tensor] = []
-        start = 0
-        while start < count:
-            k = min(count if count <= few else self._as_many(chunk_bytes), count - start)
-            # Measuring takes time; it is left out where it would change little.
-            known = count <= few or (self._took is not None and k <= 1.25 * self._took[0])
-            some = slice(start, start + k)
-            with differentiating(self.A), nullcontext() if known else Memory() as memory:
-                E, part = _along(self, (ones,), (weights(some).to(self.A),))
-            if memory is not None:
-                self._took = k, memory.peak
-            parts.append(part)
-            start += k
-        return E, torch.cat(parts)
-
-    def _as_many(self, chunk_bytes: int) -> int:
-        """How many weightings a pass may take, judged by the last one that was measured.
-
-        What a pass of k takes at its height is the largest of sums a + b·k, so a larger one takes
-        no more than in proportion.
-        """
-        if self._took is None:
-            return 1
-        k, peak = self._took
-        return 1 if peak > chunk_bytes else k * chunk_bytes // max(1, peak)
+        start, took = 0, 0  # weightings done, and those of the last pass that was measured
+        with differentiating(self.A):
+            with nullcontext() if few else memory:
+                derivative = Derivative(self, ones)
+            kept = memory.now
+            k = count if few else 1
+            while start < count:
+                some = slice(start, min(start + k, count))
+                # Measuring takes time; it is left out where it would change little.
+                measured, before = not few and k > 1.25 * took, memory.now
+                with memory.anew() if measured else nullcontext():
+                    parts.append(derivative.along(weights(some).to(self.A)))
+                start += k
+                if measured:
+                    # What a pass of k takes at its height is the largest of sums a + b·k, so a
+                    # larger one takes no more than in proportion.
+                    took = k
+                    k = max(1, k * max(0, chunk_bytes - kept) // max(1, memory.peak - before))
+        return derivative.value, torch.cat(parts)
 
 
 def from_head(
@@ -283,7 +277,7 @@ def check(
 
 
 _one_at_a_time = threading.RLock()
-"""Forward-mode levels are the process's, not the thread's."""
+"""The levels of torch's forward mode, which remainders need, are the process's."""
 
 
 def _frozen(
@@ -309,8 +303,8 @@ def _push(run: Head, at: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor, froz
         return E
 
     with differentiating(at):
-        value, pushed = _along(frozen, (at,), (tangents,))
-    return value, pushed, names
+        derivative = Derivative(frozen, at)
+        return derivative.value, derivative.along(tangents), names
 
 
 def _remainders(
@@ -327,33 +321,68 @@ def _remainders(
         return {}
     order = sorted(names)
 
-    def present(x: Tensor, presence: Tensor) -> Tensor:
-        return run(x, dict(zip(order, presence.unbind(), strict=True)))
+    def present(presence: Tensor) -> Tensor:
+        return run(at, dict(zip(order, presence.unbind(), strict=True)))
 
-    every = torch.eye(len(order), dtype=at.dtype, device=at.device)
-    still = at.new_zeros(len(order), *at.shape)
     with differentiating(at):
-        _, found = _along(present, (at, at.new_ones(len(order))), (still, every))
+        derivative = Derivative(present, at.new_ones(len(order)))
+        found = derivative.along(torch.eye(len(order), dtype=at.dtype, device=at.device))
     return dict(zip(order, found, strict=True))
 
 
-def _along(
-    run: Callable[..., Tensor], at: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
-    """A function's value and its derivatives along k tangents."""
+class Derivative:
+    """The derivative J of a function at one point, both ways, from one run of the function.
 
-    def one(tangent: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        value, pushed = torch.func.jvp(run, at, tangent)  # type: ignore[misc]
-        return value, pushed
+    u → Jᵀu is linear in u, so *its* derivative along a tangent t, transposed, is J·t (Townsend, "A
+    new trick for calculating Jacobian vector products", 2017). What torch keeps for going backwards
+    then serves for going forwards as often as asked, which costs a tenth of forward mode here: that
+    carries tensors of zeros along for whatever is held.
 
-    value, pushed = torch.vmap(one, out_dims=(None, 0))(tangents)  # type: ignore[arg-type]
-    return value, pushed
+    Args:
+        run: from a tensor to a tensor.
+        at: where; not changed.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], at: Tensor) -> None:
+        with torch.enable_grad():
+            self._at = at.detach().clone().requires_grad_()
+            self._value = run(self._at)
+            self._u = torch.zeros_like(self._value, requires_grad=True)
+            self._transposed = self._back(self._u, create_graph=True)
+
+    @property
+    def value(self) -> Float[Tensor, "..."]:
+        """What the function gives."""
+        return self._value.detach()
+
+    def along(self, tangents: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
+        """J·t for k tangents t."""
+
+        def one(tangent: Tensor) -> Tensor:
+            if not self._transposed.requires_grad:
+                return torch.zeros_like(self._u)
+            (found,) = torch.autograd.grad(
+                self._transposed, self._u, tangent, retain_graph=True, allow_unused=True
+            )
+            return torch.zeros_like(self._u) if found is None else found
+
+        if len(tangents) == 1:  # spared the overhead of many
+            return one(tangents[0])[None]
+        return torch.vmap(one)(tangents)
+
+    def _back(self, u: Tensor, create_graph: bool = False) -> Tensor:
+        if not self._value.requires_grad:  # nothing of it depends on where
+            return torch.zeros_like(self._at)
+        (found,) = torch.autograd.grad(
+            self._value, self._at, u, create_graph=create_graph, allow_unused=True
+        )
+        return torch.zeros_like(self._at) if found is None else found
 
 
 @contextmanager
 def differentiating(at: Tensor) -> Iterator[None]:
     """Within it, one thread at a time may take derivatives of a network, on the device of `at`."""
-    # Only the plain form of attention has a forward-mode derivative on every device.
+    # Only the plain form of attention has derivatives of its derivative on every device.
     with (
         _one_at_a_time,
         warnings.catch_warnings(),

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 class Memory(TorchDispatchMode):
     """Within it, `peak` is the most bytes that tensors made within it have taken at one time.
 
+    It may be entered again, to follow more; `now` is what all that it followed takes at the moment.
+
     What a kernel takes for itself, while it runs, is not seen; on a device, nor is what its
     allocator keeps.
     """
@@ -21,8 +23,13 @@ class Memory(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._now = 0
+        self.now = 0
         self._alive: dict[int, Any] = {}
+
+    def anew(self) -> Memory:
+        """The same, its peak beginning at what is taken now."""
+        self.peak = self.now
+        return self
 
     def __torch_dispatch__(
         self,
@@ -42,12 +49,12 @@ class Memory(TorchDispatchMode):
         key, size = storage._cdata, storage.nbytes()
 
         def gone(_: Any) -> None:
-            self._now -= size
+            self.now -= size
             del self._alive[key]
 
         self._alive[key] = weakref.ref(storage, gone)
-        self._now += size
-        self.peak = max(self.peak, self._now)
+        self.now += size
+        self.peak = max(self.peak, self.now)
 
 
 def _key(x: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from whyalike.surrogates.convolution import convolution
 from whyalike.surrogates.gates import (
     APART,
     BRANCHES,
@@ -131,13 +132,18 @@ class Linearised(TorchFunctionMode):
         known = rule is not None or linear
         presence = None if known else self.remainders.get(name)
         left = [] if presence is None else left_over(func, args, kwargs, sources)
+        written = None
+        if presence is not None and writes_into_its_input(func, kwargs):
+            # The derivative needs what the operation itself gives, not what is then made of it.
+            written, args = args[0], (args[0].clone(), *args[1:])
         if rule is not None:
             with self:  # what a rule is made of is followed in its turn
                 result = rule(func, *args, **kwargs)
         else:
             result = self._affine(name, func, args, kwargs)
         if presence is not None:
-            result = presented(result, left, presence, writes_into_its_input(func, kwargs))
+            result = presented(result, left, presence)
+            result = result if written is None else written.copy_(result)
         new = frozenset[str]() if known else frozenset({name})
         on_the_way = new.union(*(self._taylor[t] for t in sources))
         gate = self._gate(name, given, sources, divided)
@@ -207,9 +213,11 @@ class Linearised(TorchFunctionMode):
 
     def _affine(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """An operation as it is, but for its constants' places and, under γ, its terms."""
+        if name in CONVOLUTIONS:
+            return self._layer(name, func, args, kwargs)
         if self.places is None and not self.tau:
             return func(*args, **kwargs)
-        if name in CONVOLUTIONS or name == "linear":
+        if name == "linear":
             return self._layer(name, func, args, kwargs)
         if name == "batch_norm":
             return self._batch_norm(func, *args, **kwargs)
@@ -235,7 +243,13 @@ class Linearised(TorchFunctionMode):
             return func(*args, **kwargs)
         rest = {k: v for k, v in kwargs.items() if k not in ("input", "weight", "bias")}
         weight = weight.detach()
-        y = func(x, weight, None, *args[3:], **rest)
+
+        def layer(x: Tensor, weight: Tensor) -> Tensor:
+            if name in CONVOLUTIONS:
+                return convolution(func, x, weight, *args[3:], **rest)
+            return func(x, weight, None)
+
+        y = layer(x, weight)
         if bias is not None and name in CONVOLUTIONS:
             bias = bias.detach().view(-1, *([1] * (y.dim() - 2)))
         at = None
@@ -245,7 +259,7 @@ class Linearised(TorchFunctionMode):
         result = y if bias is None else y + self._placed(bias, at)
         if not self.tau or not self._is_map(y):
             return result
-        unit = _Unit(y, lambda: func(size(x), weight.abs(), None, *args[3:], **rest), bias, at)
+        unit = _Unit(y, lambda: layer(size(x), weight.abs()), bias, at)
         if name == "linear":
             return self._share(unit)
         self._waiting[result] = unit

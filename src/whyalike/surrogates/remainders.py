@@ -38,15 +38,14 @@ def left_over(
     return [(one - other).detach() for one, other in zip(y, along, strict=True)]
 
 
-def presented(result: Any, remainders: Sequence[Tensor], presence: Tensor, in_place: bool) -> Any:
+def presented(result: Any, remainders: Sequence[Tensor], presence: Tensor) -> Any:
     """An operation's result, with its remainder as present as `presence` (1) says."""
     left = iter(remainders)
 
     def present(y: Tensor) -> Tensor:
         if not has_derivative(y):
             return y
-        told = y + (presence - 1) * next(left)
-        return y.copy_(told) if in_place else told  # whoever else holds y sees it
+        return y + (presence - 1) * next(left)
 
     return each(result, present)
 
