@@ -21,7 +21,7 @@ CASES = [(2048, 7, 512, 20), (1280, 14, 512, 5), (768, 37, 768, 3)]
 ABOUT = """\
 Contributions of all cells of one feature map, by both ways that whyalike has: `from_split`, where
 the pooling is known in closed form and only pooled vectors are pushed through the projection, and
-`from_head`, one forward-mode derivative of the whole head for each cell, which serves any head.
+`from_head`, one derivative of the whole head for each cell, which serves any head.
 Both are checked to agree within 1e-4 of the largest value before they are timed."""
 
 

@@ -152,7 +152,7 @@ def demo(folder: str, as_json: bool) -> None:
 
         model = load()
     with _working("explaining"):
-        pair = explain_pair(model, *demo_pair())
+        pair = explain_pair(model.drawn(), *demo_pair())
         pair.save(*outputs, points=_demo_points(pair))
     _report(pair, outputs, as_json)
 
@@ -182,10 +182,11 @@ def demo(folder: str, as_json: bool) -> None:
     help="A box of the query, in pixels; may be given several times.",
 )
 @click.option(
-    "--sharp",
-    is_flag=True,
-    help="Finer maps that still add up: a finer grid, surrogate gamma, biases located, shared "
-    "among cells that the network sees alike.",
+    "--sharp/--plain",
+    default=None,
+    help="Finer maps that still add up (a finer grid, surrogate gamma, biases located, shared "
+    "among cells that the network sees alike), or the paper's own of the last map; default: sharp "
+    "for convolutional networks, unless --layer, --surrogate or --biases is given.",
 )
 @click.option(
     "--surrogate",
@@ -222,7 +223,7 @@ def explain(
     reference_model: str | None,
     points: tuple[tuple[float, float], ...],
     regions: tuple[tuple[float, float, float, float], ...],
-    sharp: bool,
+    sharp: bool | None,
     surrogate: Literal["gates", "gamma", "taylor"] | None,
     gamma: float | None,
     biases: Literal["residual", "located"] | None,
@@ -241,7 +242,7 @@ def explain(
       whyalike explain a.jpg b.jpg -o pair.html
       whyalike explain a.jpg b.jpg --point 96,128 --region 40,30,120,110 -o pair.png
       whyalike explain a.jpg b.jpg --model timm:resnet50 --layer layer3 -o pair.npz
-      whyalike explain a.jpg b.jpg --sharp -o pair.html
+      whyalike explain a.jpg b.jpg --plain -o pair.html
       whyalike explain a.jpg b.jpg --model timm:vit_small_patch16_224 --depths
       whyalike explain a.jpg b.jpg --model transformers:facebook/dinov2-small
       whyalike explain a.jpg b.jpg --model mymodels:make --checkpoint weights.safetensors --json
@@ -254,6 +255,7 @@ def explain(
         raise click.UsageError("--gamma is 0 or more, or inf; came nan")
     if gamma is not None and not (sharp or surrogate == "gamma"):
         raise click.UsageError("--gamma is of --sharp or of --surrogate gamma; give one of them")
+    as_drawn = sharp is None and (layer, surrogate, biases) == (None, None, None)
     inputs = [query, reference]
     for photograph in inputs:
         check_input(photograph, ImageError, "check the path of the image")
@@ -268,6 +270,8 @@ def explain(
         from whyalike.zoo import blaming
 
         def linearised(of: EmbeddingModel) -> EmbeddingModel:
+            if as_drawn:
+                return of.drawn()
             if sharp:
                 return of.sharp() if gamma is None else of.sharp(gamma=gamma)
             if (surrogate, biases) == (None, None):

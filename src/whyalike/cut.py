@@ -87,6 +87,8 @@ class Cut:
         self.from_parts = from_parts
         self.found: str | None = None
         """What was found, in words."""
+        self.of_tokens = False
+        """Whether tokens or a map with its channels last come out of the layer, once it ran."""
         # By shape, type and device of the map.
         self._heads: dict[Any, tuple[nn.Module | None, Split | None]] = {}
         self._layers_add_b: dict[Any, bool] = {}
@@ -355,6 +357,7 @@ class Cut:
         self._graph = trace_head(self.net, self.layer, before, several)
         A, E = self.run(images)
         layout = self.layout(A, images)
+        self.of_tokens = layout.kind != "channels first"
         check_per_image(self.run(images[:1])[1], E[:1])
         _, split = self._split_for(A)
         if split is None:

@@ -351,7 +351,7 @@ class Derivative:
             self._transposed = self._back(self._u, create_graph=True)
 
     @property
-    def value(self) -> Float[Tensor, "..."]:
+    def value(self) -> Tensor:
         """What the function gives."""
         return self._value.detach()
 

@@ -194,6 +194,14 @@ class EmbeddingModel(nn.Module):
         layer = self._cut.finer(torch.Size((3, *self.preprocess.size_hw)), finer)
         return self.cut(layer, surrogate="gamma", gamma=gamma, biases="located", affinity=affinity)
 
+    def drawn(self) -> EmbeddingModel:
+        """The form of the network that draws best, as `whyalike explain` shows it.
+
+        That is `sharp()` where the cut is at a map of channels (N, C, h, w), as in convolutional
+        networks, for which that was measured; where it is at tokens, the network as it is.
+        """
+        return self if self._cut.of_tokens else self.sharp()
+
     def depths(self, images: Source | list[Any] | tuple[Any, ...]) -> list[Depth]:
         """What carries the embeddings of some images, by the depth of the cut.
 

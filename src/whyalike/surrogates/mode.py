@@ -225,11 +225,14 @@ class Linearised(TorchFunctionMode):
             return self._add(name, func, args, kwargs)
         if name in MATRICES and self.tau and len(self._sources(args)) == 1:
             y = func(*args, **kwargs)
-            z = func(*(size(a) if isinstance(a, Tensor) else a for a in args), **kwargs)
-            return share(y, z, self.tau)
+
+            def absolute() -> Tensor:
+                return func(*(size(a) if isinstance(a, Tensor) else a for a in args), **kwargs)
+
+            return share(y, absolute, self.tau)
         if name in AVERAGES and self.tau and self._is_map(args[0]):
             y = func(*args, **kwargs)
-            return share(y, func(size(args[0]), *args[1:], **kwargs), self.tau)
+            return share(y, lambda: func(size(args[0]), *args[1:], **kwargs), self.tau)
         return func(*args, **kwargs)
 
     def _is_map(self, x: Any) -> bool:
@@ -306,7 +309,7 @@ class Linearised(TorchFunctionMode):
             if not self.tau:
                 return func(*args)
             y = y - second if minus_second else y + second
-            y = share(y, size(first) + size(second), self.tau)
+            y = share(y, lambda: size(first) + size(second), self.tau)
         else:
             x, constant = (first, second) if mine[0] else (second, first)
             if isinstance(constant, Tensor):
@@ -319,18 +322,18 @@ class Linearised(TorchFunctionMode):
             minus_x, minus = (minus_first, minus_second) if mine[0] else (minus_second, minus_first)
             y = (-x if minus_x else x) + self._placed(-constant if minus else constant, at)
             if self.tau and self._is_map(x):
-                y = share(y, size(x) + self._placed(constant.abs(), at), self.tau)
+                y = share(y, lambda: size(x) + self._placed(constant.abs(), at), self.tau)
         return first.copy_(y) if writes_into_its_input(func, kwargs) else y
 
     def _placed(self, constant: Tensor, at: Tensor | None) -> Tensor:
         return constant if self.places is None else self.places.placed(constant, at)
 
     def _share(self, unit: _Unit) -> Tensor:
-        y, z = unit.y, unit.z()
-        if unit.bias is not None:
-            y = y + self._placed(unit.bias, unit.at)
-            z = z + self._placed(unit.bias.abs(), unit.at)
-        return share(y, z, self.tau)
+        bias = unit.bias
+        if bias is None:
+            return share(unit.y, unit.z, self.tau)
+        y = unit.y + self._placed(bias, unit.at)
+        return share(y, lambda: unit.z() + self._placed(bias.abs(), unit.at), self.tau)
 
     # -- sums that wait for a BatchNorm -----------------------------------------------------------
 

@@ -81,6 +81,8 @@ class Places:
         """A constant as it is added to a tensor: at its places, as far as it has any."""
         if at is None:
             return constant if self.whole is None else constant * self.whole
+        if not at.requires_grad:  # its places are not asked for
+            return constant
         # 1 in all, by value; what lies outside of the image (padding) has no place.
         return constant * at + constant * (1 - at.detach())
 

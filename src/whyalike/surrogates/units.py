@@ -14,6 +14,7 @@ takes. τ runs from 0 (the gates' own surrogate) to 1 (γ = ∞: only terms of y
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,12 +25,15 @@ def tau(gamma: float) -> float:
     return 1.0 if math.isinf(gamma) else gamma / (2 + gamma)
 
 
-def share(y: Tensor, z: Tensor, tau: float) -> Tensor:
+def share(y: Tensor, absolute: Callable[[], Tensor], tau: float) -> Tensor:
     """The surrogate of y = Σt, equal to it here, given z = Σ|t|, both linear in the image.
 
-    Its denominator is never smaller than |y|; where y is zero, so is what the terms carry.
+    Its denominator is never smaller than |y|; where y is zero, so is what the terms carry. z is
+    only computed where y, and so z, is differentiated.
     """
-    value = y.detach()
+    if not y.requires_grad:
+        return y
+    z, value = absolute(), y.detach()
     size = value.abs()
     # Where both are zero, so is what the terms carry: 0 / tiny.
     held = size / torch.add(size, z.detach(), alpha=tau).clamp_min(torch.finfo(y.dtype).tiny)
