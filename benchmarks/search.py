@@ -13,8 +13,9 @@ import whyalike as wa
 from benchmarks.tables import Table, verdict
 from benchmarks.timing import Spread, alternate, milliseconds, ratio
 from whyalike.gallery import Gallery, Manifest
+from whyalike.gallery.fragments import Commits, write
 from whyalike.gallery.rows import Packing, pack, schema
-from whyalike.gallery.store import Store, append, write_batch
+from whyalike.gallery.store import Store
 from whyalike.geometry import Frame
 
 ROWS, D, FRAGMENTS = 1_000_000, 512, 10
@@ -114,6 +115,7 @@ def synthetic(path: Path, rows: int, d: int, *, maps: bool) -> Gallery:
     store = Store(str(path))
     store.create(manifest, Packing(), pa.schema([]))
     random = torch.Generator().manual_seed(0)
+    commits = Commits(store, store.open(), ())
     for start in range(0, rows, rows // FRAGMENTS):
         count = min(rows // FRAGMENTS, rows - start)
         cells = GRID[0] * GRID[1]
@@ -125,7 +127,7 @@ def synthetic(path: Path, rows: int, d: int, *, maps: bool) -> Gallery:
         else:
             E = torch.randn(count, d, generator=random)
         batch = _batch(start, E, packed, schema(d, pa.schema([])))
-        append(store, write_batch(batch, store.root), store.open().version)
+        commits.add(write([batch], store, batch.schema), batch["id"].to_pylist())
     return Gallery.open(path)
 
 

@@ -13,8 +13,7 @@ import whyalike as wa
 from galleries import HEADS, PREPROCESS, from_parts, photographs, picture, trunk
 from whyalike.errors import GalleryError, ImageError, RegionError
 from whyalike.gallery import manifest, rows, vectors
-from whyalike.gallery.listing import Listed, list_images
-from whyalike.gallery.store import Store, append, write_batch
+from whyalike.gallery.listing import list_images
 
 BOX = (7.0, 4.0, 31.0, 22.0)
 
@@ -260,27 +259,6 @@ def test_without_maps_it_searches_and_does_not_explain(model, photos, query, tmp
         gallery.explain(hits[0])
     with pytest.raises(GalleryError, match="keeps maps 'none'; came 'full'"):
         wa.Gallery.build(model, photos, tmp_path / "g.lance")
-
-
-def test_rows_that_a_worker_wrote_are_committed_elsewhere(model, gallery, query, tmp_path):
-    """What a cluster does: workers write fragments, one commit adds them all."""
-    from whyalike.gallery.build import embed
-    from whyalike.gallery.reading import see
-
-    store = Store(str(tmp_path / "g.lance"))
-    store.create(manifest.describe(model, "full"), rows.Packing(), pa.schema([]))
-    table = store.open()
-    paths = photographs(tmp_path / "photos", 6)
-    fragments = []
-    for some in (paths[:3], paths[3:]):
-        seen = [see(Listed(bytes(path)), PREPROCESS) for path in some]
-        batch = embed(model, seen, rows.Packing(), "full", table.schema)
-        fragments += write_batch(batch, store.root)
-    assert len(wa.Gallery.open(store.root)) == 0
-    append(store, fragments, table.version)
-    made = wa.Gallery.open(store.root, model)
-    assert {hit.path for hit in made.search(query)} == {str(path) for path in paths}
-    assert made.explain(made.search(query)[0]).similarity <= 1
 
 
 # -- the model -----------------------------------------------------------------------------------
