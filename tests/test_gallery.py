@@ -1,6 +1,7 @@
 """Galleries: rows, search by region, and pairs from what is kept, against the pairs themselves."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ import whyalike as wa
 from galleries import HEADS, PREPROCESS, from_parts, photographs, picture, trunk
 from whyalike.errors import GalleryError, ImageError, RegionError
 from whyalike.gallery import manifest, rows, vectors
-from whyalike.gallery.listing import list_images
+from whyalike.gallery.listing import Listed, belonging_to, list_images
 
 BOX = (7.0, 4.0, 31.0, 22.0)
 
@@ -259,6 +260,39 @@ def test_without_maps_it_searches_and_does_not_explain(model, photos, query, tmp
         gallery.explain(hits[0])
     with pytest.raises(GalleryError, match="keeps maps 'none'; came 'full'"):
         wa.Gallery.build(model, photos, tmp_path / "g.lance")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*", "*/*", "a/*.png", "a/?.png", "a/[12].png", "a/[!1].png", "**/*.png", "**/b/*.png",
+     "a/**/1.png", "*/b/**/*", "**/b", "*a*", "a/*/", "./a/../a/*.png", "c/[*].png", ".h/*",
+     "a/**b", "**/**/1.png"],
+)  # fmt: skip
+def test_what_belongs_to_a_glob_is_what_it_lists(tmp_path, monkeypatch, pattern):
+    names = ["1.png", "a/1.png", "a/2.png", "a/10.png", "a/b/1.png", "a/b/c/1.png", "b/x.png",
+             "c/*.png", "c/d.png", "xay/1.png", "a\n/1.png", ".h/1.png",
+             "a/b/c/b/y.jpg"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    listed = {one.path for one in list_images(pattern).files}
+    belongs = belonging_to([pattern])
+    files = {name: Listed(os.fsencode(tmp_path / name)) for name in names}
+    assert {one.path for one in files.values() if belongs(one.file)} == listed
+    assert not belongs(os.fsencode(tmp_path) + b"x/a/1.png")
+    assert all(belonging_to(["**"])(one.file) for one in files.values())
+
+
+def test_globs_prune_what_they_would_have_listed(model, tmp_path):
+    paths = photographs(tmp_path / "photos", 9)
+    gallery = wa.Gallery.build(model, tmp_path / "photos", tmp_path / "g.lance")
+    for path in (paths[0], paths[1], paths[4]):
+        path.unlink()
+    report = gallery.add(str(tmp_path / "photos" / "b" / "*.png"), prune=True)
+    assert (report.missing, report.pruned, len(gallery)) == (2, 2, 7)
+    report = gallery.add(str(tmp_path / "**" / "*.png"), prune=True)
+    assert (report.missing, report.pruned, len(gallery)) == (1, 1, 6)
 
 
 # -- the model -----------------------------------------------------------------------------------

@@ -30,7 +30,16 @@ from whyalike.gallery.approximate import Approximate
 from whyalike.gallery.build import Progress, Report, Settings, Work
 from whyalike.gallery.cluster import Cluster, cluster_of
 from whyalike.gallery.hits import COLUMNS, Hit, hits_of, read, take
-from whyalike.gallery.listing import RESERVED, Listed, Listing, Name, absolute, id_of, list_images
+from whyalike.gallery.listing import (
+    RESERVED,
+    Listed,
+    Listing,
+    Name,
+    absolute,
+    belonging_to,
+    id_of,
+    list_images,
+)
 from whyalike.gallery.manifest import Manifest, Maps
 from whyalike.gallery.query import Boxes, Masks, Points, Query, ask
 from whyalike.gallery.reading import batches
@@ -441,7 +450,7 @@ class Gallery:
             self.manifest,
             settings,
             self._work(settings, cluster),
-            under=_under(sources),
+            under=belonging_to(sources),
             progress=progress,
         )
         self.refresh()
@@ -540,12 +549,3 @@ def open_manifest(path: Name, storage_options: Options = None) -> Manifest | Non
     """What a gallery was made with, None where there is none yet."""
     store = _store(path, storage_options or None)
     return store.manifest(store.open()) if store.exists() else None
-
-
-def _under(sources: Sequence[Name] | None) -> Callable[[bytes], bool]:
-    """Whether a file belongs to some sources; to None belongs every file."""
-    if sources is None:
-        return lambda file: True
-    roots = [absolute(os.path.expanduser(os.fspath(one))) for one in sources]
-    below = tuple(root.rstrip(b"/") + b"/" for root in roots)
-    return lambda file: file.startswith(below) or file in roots
