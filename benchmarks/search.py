@@ -126,12 +126,13 @@ def synthetic(path: Path, rows: int, d: int, *, maps: bool) -> Gallery:
             packed = [pack(one, Packing(), 0) for one in v]
         else:
             E = torch.randn(count, d, generator=random)
-        batch = _batch(start, E, packed, schema(d, pa.schema([])))
+        batch = rows_of(start, E, packed, schema(d, pa.schema([])))
         commits.add(write([batch], store, batch.schema), batch["id"].to_pylist())
     return Gallery.open(path)
 
 
-def _batch(start: int, E: torch.Tensor, packed: list, into: pa.Schema) -> pa.RecordBatch:
+def rows_of(start: int, E: torch.Tensor, packed: list, into: pa.Schema) -> pa.RecordBatch:
+    """Rows of a gallery with some embeddings, and maps that are packed or None."""
     count, d = E.shape
     lengths = E.norm(dim=1)
     unit = (E / lengths[:, None]).numpy()

@@ -1,5 +1,6 @@
 """Galleries: rows, search by region, and pairs from what is kept, against the pairs themselves."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -293,6 +294,25 @@ def test_globs_prune_what_they_would_have_listed(model, tmp_path):
     assert (report.missing, report.pruned, len(gallery)) == (2, 2, 7)
     report = gallery.add(str(tmp_path / "**" / "*.png"), prune=True)
     assert (report.missing, report.pruned, len(gallery)) == (1, 1, 6)
+
+
+def test_its_vectors_hold_no_file_open(model, tmp_path, query):
+    photographs(tmp_path / "photos", 5)
+    gallery = wa.Gallery.build(
+        model, tmp_path / "photos", tmp_path / "g.lance", batch_size=1, commit_rows=1
+    )
+    assert len(gallery.search(query)) == len(list((tmp_path / "g.lance/vectors").iterdir())) == 5
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("the system does not list a process's open files")
+    held = []
+    for one in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # what listed them
+            held.append(os.readlink(f"/proc/self/fd/{one}"))
+    assert not [name for name in held if name.endswith(".f32")]
+    matrix = gallery._mapped().parts[0].matrix
+    before = matrix.clone()
+    matrix.zero_()  # in memory alone
+    assert torch.equal(wa.Gallery.open(tmp_path / "g.lance")._mapped().parts[0].matrix, before)
 
 
 # -- the model -----------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Galleries that a cluster writes, but for the cluster: workers, their fragments, the commits."""
 
+import copy
 import pickle
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +10,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import torch
 from click.testing import CliRunner
 
 import whyalike as wa
@@ -21,6 +24,7 @@ from whyalike.gallery.listing import Listed
 from whyalike.gallery.manifest import describe
 from whyalike.gallery.reading import see
 from whyalike.gallery.store import Store
+from whyalike.zoo.nodes import SLOT, Call
 
 SETTINGS = Settings(batch_size=4, commit_rows=8)
 
@@ -46,8 +50,14 @@ def store(model, tmp_path):
 
 def worker(model, store, settings=SETTINGS, **changed):
     """One that needs no cluster."""
-    arguments = {"made_with": store.manifest(store.open()), "device": "cpu", **changed}
-    return cluster.Worker(pickle.dumps(model), store, settings=settings, threads=2, **arguments)
+    arguments = {
+        "blob": pickle.dumps(model),
+        "made_with": store.manifest(store.open()),
+        "device": "cpu",
+        "version": wa.__version__,
+        **changed,
+    }
+    return cluster.Worker(store=store, settings=settings, threads=2, **arguments)
 
 
 def written(model, store, paths):
@@ -219,22 +229,25 @@ def test_a_worker_of_files_that_cannot_be_read_writes_nothing(model, store, phot
     assert (done.fragments, len(done.failed), done.sees_none) == ([], 1, True)
 
 
-def test_what_is_wrong_on_a_machine_is_said(model, store, tmp_path):
+def test_what_is_wrong_on_a_machine_is_said(model, store):
     def said(*arguments, **options):
         return str(worker(*arguments, **options).ready())
 
     assert "of the cluster: has whyalike" in said(model, store, version="0.0.1")
     other = wa.EmbeddingModel(model.net.features, "max", None, model.preprocess)
     assert "was made with another model" in said(other, store)
-    nowhere = cluster.Worker(
-        pickle.dumps(model), Store(str(tmp_path / "none.lance")), store.manifest(store.open()),
-        SETTINGS, 1, "cpu",
-    )  # fmt: skip
-    assert "has to reach the gallery as this machine does" in str(nowhere.ready())
     there = describe(model, "none")
     assert "is another gallery there" in said(model, store, made_with=there)
-    broken = cluster.Worker(b"no model", store, there, SETTINGS, 1, "cpu")
-    assert "the network cannot be loaded: UnpicklingError" in str(broken.ready())
+    assert "cannot be loaded: UnpicklingError" in said(model, store, blob=b"no model")
+    one = worker(model, store)
+    shutil.rmtree(store.root)
+    assert "has to reach the gallery as this machine does" in str(one.ready())
+
+
+def test_networks_from_files_are_themselves_after_the_journey():
+    call = Call(torch.sub, [SLOT, torch.ones(2)])
+    for there in (pickle.loads(pickle.dumps(call)), copy.deepcopy(call)):
+        assert there(torch.tensor([3.0, 5.0])).tolist() == [2, 4]
 
 
 def test_an_error_within_a_batch_is_told_as_it_is(model, store, photos):
@@ -266,7 +279,7 @@ class LostError(Exception):
     """Ray's own errors, as far as the pool knows them."""
 
 
-class Call:
+class Answer:
     """What Ray gives at once for an answer to come."""
 
     def __init__(self, files=None):
@@ -285,7 +298,7 @@ class FakeRay:
     def employ(self):
         self.employed += 1
         return SimpleNamespace(
-            ready=SimpleNamespace(remote=Call), embed=SimpleNamespace(remote=Call)
+            ready=SimpleNamespace(remote=Answer), embed=SimpleNamespace(remote=Answer)
         )
 
     def wait(self, calls, timeout):

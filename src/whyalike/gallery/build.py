@@ -16,6 +16,7 @@ from typing import NamedTuple
 import lance
 import pyarrow as pa
 import torch
+from pyarrow import compute
 
 from whyalike import decomposition
 from whyalike.cut import noise
@@ -410,11 +411,10 @@ def same_content(table: lance.LanceDataset, ids: set[str]) -> int:
     if not ids:
         return 0
     found = table.to_table(columns=["id", "content"])
-    counts: dict[str, int] = {}
-    listed = list(zip(found["id"].to_pylist(), found["content"].to_pylist(), strict=True))
-    for _, content in listed:
-        counts[content] = counts.get(content, 0) + 1
-    return sum(one in ids and counts[content] > 1 for one, content in listed)
+    counts = found.group_by("content").aggregate([("id", "count")])
+    shared = counts.filter(compute.greater(counts["id_count"], 1))["content"]
+    among = compute.is_in(found["content"], value_set=shared.combine_chunks())
+    return sum(one in ids for one in found.filter(among)["id"].to_pylist())
 
 
 def _list_failures(

@@ -126,7 +126,8 @@ def work(
         employed = ray.remote(Worker).options(
             num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD"
         )
-        arguments = (ray.put(pickled(model)), store, made_with, settings, cpus, cluster.device)
+        about = (store, made_with, settings, cpus, cluster.device, __version__)
+        arguments = (ray.put(pickled(model)), *about)
         pool = Pool(ray, lambda: employed.remote(*arguments), size, chunks(files, settings, size))
         yield from pool.results()
 
@@ -173,7 +174,7 @@ class Worker:
         settings: Settings,
         threads: int,
         device: str,
-        version: str = __version__,
+        version: str,
     ) -> None:
         self.blob = blob
         self.store, self.manifest, self.settings = store, made_with, settings
