@@ -22,8 +22,10 @@ from whyalike.gallery.build import Settings, embed
 from whyalike.gallery.fragments import Commits
 from whyalike.gallery.listing import Listed
 from whyalike.gallery.manifest import describe
+from whyalike.gallery.pool import Pool
 from whyalike.gallery.reading import see
 from whyalike.gallery.store import Store
+from whyalike.gallery.worker import Worker, Written
 from whyalike.zoo.nodes import SLOT, Call
 
 SETTINGS = Settings(batch_size=4, commit_rows=8)
@@ -57,7 +59,7 @@ def worker(model, store, settings=SETTINGS, **changed):
         "version": wa.__version__,
         **changed,
     }
-    return cluster.Worker(store=store, settings=settings, threads=2, **arguments)
+    return Worker(store=store, settings=settings, threads=2, **arguments)
 
 
 def written(model, store, paths):
@@ -105,7 +107,9 @@ def test_without_ray_one_line_says_what_to_install(model, photos, tmp_path, monk
 
 def test_where_nothing_answers_it_says_so(model, photos, tmp_path):
     pytest.importorskip("ray", reason="needs the extra `ray`")
-    with pytest.raises(GalleryError, match=r"nothing answers at 127\.0\.0\.1:9: ConnectionRefused"):
+    with pytest.raises(
+        GalleryError, match=r"nothing answers at 127\.0\.0\.1:9: Connection refused;"
+    ):
         wa.Gallery.build(model, photos, tmp_path / "g.lance", ray="127.0.0.1:9")
 
 
@@ -310,7 +314,7 @@ class FakeRay:
             return None
         if self.deadly & {one.path for one in call.files}:
             raise LostError("it ended")
-        return cluster.Written([list(call.files)], [], self.strangers, "stranger")
+        return Written([list(call.files)], [], self.strangers, "stranger")
 
     def kill(self, worker):
         self.killed += 1
@@ -322,7 +326,7 @@ def files(count):
 
 def test_each_file_is_done_once():
     ray, given = FakeRay(), files(50)
-    pool = cluster.Pool(ray, ray.employ, 3, [given[start : start + 8] for start in range(0, 50, 8)])
+    pool = Pool(ray, ray.employ, 3, [given[start : start + 8] for start in range(0, 50, 8)])
     done = list(pool.results())
     assert sorted(name for one in done for name in one.ids) == sorted(one.id for one in given)
     assert (ray.employed, ray.killed, ray.largest) == (3, 3, 3)
@@ -331,7 +335,7 @@ def test_each_file_is_done_once():
 @pytest.mark.parametrize("deadly", [["/0"], ["/17"], ["/16", "/23", "/49"]])
 def test_a_file_that_ends_every_worker_is_set_aside_alone(deadly):
     ray, given = FakeRay(deadly), files(50)
-    pool = cluster.Pool(ray, ray.employ, 3, [given[start : start + 8] for start in range(0, 50, 8)])
+    pool = Pool(ray, ray.employ, 3, [given[start : start + 8] for start in range(0, 50, 8)])
     done = list(pool.results())
     failed = [one for some in done for one in some.failed]
     assert sorted(one.path for one in failed) == deadly
@@ -343,14 +347,14 @@ def test_a_file_that_ends_every_worker_is_set_aside_alone(deadly):
 
 def test_workers_that_all_die_end_the_run_and_set_nothing_aside():
     ray, given = FakeRay([one.path for one in files(400)]), files(400)
-    pool = cluster.Pool(ray, ray.employ, 2, [given])
+    pool = Pool(ray, ray.employ, 2, [given])
     with pytest.raises(GalleryError, match=r"die one after another, 21 by now: it ended; see Ray"):
         list(pool.results())
 
 
 def test_a_machine_that_sees_no_photograph_ends_the_run(photos):
     ray = FakeRay(strangers=True)
-    pool = cluster.Pool(ray, ray.employ, 2, [list_images(photos).files])
+    pool = Pool(ray, ray.employ, 2, [list_images(photos).files])
     with pytest.raises(GalleryError, match=r"stranger, of the cluster, does not see .*/photos/a"):
         list(pool.results())
 

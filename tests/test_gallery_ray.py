@@ -188,7 +188,7 @@ def test_a_file_that_ends_its_process_is_set_aside(machines, tmp_path):
 def test_that_there_is_no_room_is_said(machines, tmp_path):
     photographs(tmp_path / "photos", 3)
     model, at = told(tmp_path / "pids"), machines.address
-    with pytest.raises(GalleryError, match="no machine of the cluster has 1 CPUs and a GPU"):
+    with pytest.raises(GalleryError, match="no machine of the cluster has 1 CPU and a GPU"):
         wa.Gallery.build(model, tmp_path / "photos", tmp_path / "g.lance", ray=Cluster(at, "cuda"))
     with pytest.raises(GalleryError, match="no machine of the cluster has 3 CPUs for a worker"):
         wa.Gallery.build(model, tmp_path / "photos", tmp_path / "g.lance", ray=at, workers=3)
@@ -197,7 +197,7 @@ def test_that_there_is_no_room_is_said(machines, tmp_path):
 def test_code_of_the_folder_that_one_is_in_travels_with_the_model(tmp_path):
     (tmp_path / "mine.py").write_text(FACTORY)
     made = "import sys; sys.path.insert(0, '.'); import whyalike as wa; m = wa.load('mine:model');"
-    made += "from whyalike.gallery.cluster import pickled; open('blob', 'wb').write(pickled(m))"
+    made += "from whyalike.gallery.worker import pickled; open('blob', 'wb').write(pickled(m))"
     _, err = cli(tmp_path, code=made).communicate()
     (tmp_path / "mine.py").unlink()
     read = "import pickle, torch; m = pickle.load(open('blob', 'rb')); print(m)"

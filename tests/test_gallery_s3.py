@@ -21,8 +21,8 @@ from whyalike.cli import cli
 from whyalike.errors import GalleryError
 from whyalike.gallery import list_images
 from whyalike.gallery.build import Settings
-from whyalike.gallery.cluster import Worker
 from whyalike.gallery.fragments import Commits
+from whyalike.gallery.worker import Worker
 
 pytest.importorskip("moto.server", reason="needs the extra `s3`")
 boto3 = pytest.importorskip("boto3", reason="needs the extra `s3`")
