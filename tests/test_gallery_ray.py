@@ -1,6 +1,7 @@
 """A Ray cluster of two machines, here: what is lost in the middle, and the rows all the same."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -192,6 +193,46 @@ def test_that_there_is_no_room_is_said(machines, tmp_path):
         wa.Gallery.build(model, tmp_path / "photos", tmp_path / "g.lance", ray=Cluster(at, "cuda"))
     with pytest.raises(GalleryError, match="no machine of the cluster has 3 CPUs for a worker"):
         wa.Gallery.build(model, tmp_path / "photos", tmp_path / "g.lance", ray=at, workers=3)
+
+
+def test_workers_write_to_object_storage(machines, tmp_path):
+    moto = pytest.importorskip("moto.server", reason="needs the extra `s3`")
+    boto3 = pytest.importorskip("boto3", reason="needs the extra `s3`")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret"}
+    options = {**keys, "aws_endpoint": endpoint, "allow_http": "true", "aws_region": "us-east-1"}
+    s3 = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+    s3.create_bucket(Bucket="bucket")
+    photographs(tmp_path / "photos", 30)
+    (tmp_path / "photos" / "a" / "broken.jpg").write_bytes(b"no image")
+    model, name = told(tmp_path / "pids"), "s3://bucket/g.lance"
+    try:
+        made = wa.Gallery.build(
+            model, tmp_path / "photos", name, ray=machines.address, storage_options=options,
+            **OPTIONS,
+        )  # fmt: skip
+        local = wa.Gallery.build(model, tmp_path / "photos", tmp_path / "local.lance", **OPTIONS)
+        check_same(made, local)
+    finally:
+        server.stop()
+
+
+def test_a_program_that_is_part_of_a_cluster_stays_so(machines, tmp_path):
+    import ray
+
+    photographs(tmp_path / "photos", 5)
+    model, photos = told(tmp_path / "pids"), tmp_path / "photos"
+    ray.init(machines.address, log_to_driver=False)
+    try:
+        with pytest.raises(GalleryError, match=r"is part of the Ray cluster .* already; came 'lo"):
+            wa.Gallery.build(model, photos, tmp_path / "g.lance", ray="local")
+        assert len(wa.Gallery.build(model, photos, tmp_path / "g.lance", ray="auto")) == 5
+        assert ray.is_initialized()
+    finally:
+        ray.shutdown()
 
 
 def test_code_of_the_folder_that_one_is_in_travels_with_the_model(tmp_path):

@@ -386,7 +386,8 @@ def import_checkpoint(checkpoint: str, output: str, as_json: bool) -> None:
     "--ray",
     "address",
     metavar="ADDRESS",
-    help="Index on a Ray cluster: auto, HOST:PORT, or local (docs/scale.md).",
+    help="Index on a Ray cluster: auto, HOST:PORT, or local; --workers and --device are then those "
+    "of each of its workers (docs/scale.md).",
 )
 @_model_options
 @_storage

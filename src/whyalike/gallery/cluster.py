@@ -141,9 +141,15 @@ def _room(nodes: list[dict[str, Any]], device: str, threads: int | None) -> tupl
 
 @contextmanager
 def _joined(cluster: Cluster) -> Iterator[ModuleType]:
-    """Ray, as a part of the cluster; a program that is part of one already stays so."""
+    """Ray, as a part of the cluster; a program that is part of it already stays so."""
     ray = _ray()
     if ray.is_initialized():
+        there = ray.get_runtime_context().gcs_address
+        if cluster.address not in ("auto", there):
+            raise GalleryError(
+                f"this program is part of the Ray cluster {there} already; came "
+                f"{cluster.address!r}; give 'auto', or leave it first, with ray.shutdown()"
+            )
         yield ray
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
