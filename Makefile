@@ -14,7 +14,7 @@ TWO := -n 2 --dist loadfile
 test: .venv/.with-test chromium
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest $(TWO)
 
-test-slow: .venv/.with-test chromium
+test-slow: .venv/.with-test .venv/.with-ray chromium
 	OMP_NUM_THREADS=1 $(RUN)/python -m pytest -m slow $(TWO)
 
 bench: .venv/.with-bench chromium

@@ -44,7 +44,7 @@ def run(count: int = COUNT) -> Table:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = _Files(_photographs(folder / "photos", count), model.preprocess)
+        files = _Files(photographs(folder / "photos", count), model.preprocess)
         number = 0
 
         @torch.no_grad()
@@ -72,7 +72,8 @@ def run(count: int = COUNT) -> Table:
     return Table("Indexing", ABOUT, ["loop", "images a second", "rate / bare rate"], rows)
 
 
-def _photographs(folder: Path, count: int) -> list[Path]:
+def photographs(folder: Path, count: int) -> list[Path]:
+    """JPEG files of blocks of colour."""
     folder.mkdir()
     random = np.random.default_rng(0)
     paths = []

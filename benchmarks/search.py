@@ -13,8 +13,9 @@ import whyalike as wa
 from benchmarks.tables import Table, verdict
 from benchmarks.timing import Spread, alternate, milliseconds, ratio
 from whyalike.gallery import Gallery, Manifest
+from whyalike.gallery.fragments import Commits, write
 from whyalike.gallery.rows import Packing, pack, schema
-from whyalike.gallery.store import Store, append, write_batch
+from whyalike.gallery.store import Store
 from whyalike.geometry import Frame
 
 ROWS, D, FRAGMENTS = 1_000_000, 512, 10
@@ -110,10 +111,11 @@ def _explain(path: Path) -> Table:
 
 def synthetic(path: Path, rows: int, d: int, *, maps: bool) -> Gallery:
     """A gallery of random unit vectors, and of contributions whose sums they are."""
-    manifest = Manifest("none", "synthetic", "", "", "", d, GRID, 0, (), "full" if maps else "none")
+    manifest = Manifest("none", "synthetic", "", "", "", d, GRID, 0, {}, "full" if maps else "none")
     store = Store(str(path))
     store.create(manifest, Packing(), pa.schema([]))
     random = torch.Generator().manual_seed(0)
+    commits = Commits(store, store.open(), ())
     for start in range(0, rows, rows // FRAGMENTS):
         count = min(rows // FRAGMENTS, rows - start)
         cells = GRID[0] * GRID[1]
@@ -124,12 +126,13 @@ def synthetic(path: Path, rows: int, d: int, *, maps: bool) -> Gallery:
             packed = [pack(one, Packing(), 0) for one in v]
         else:
             E = torch.randn(count, d, generator=random)
-        batch = _batch(start, E, packed, schema(d, pa.schema([])))
-        append(store, write_batch(batch, store.root), store.open().version)
+        batch = rows_of(start, E, packed, schema(d, pa.schema([])))
+        commits.add(write([batch], store, batch.schema), batch["id"].to_pylist())
     return Gallery.open(path)
 
 
-def _batch(start: int, E: torch.Tensor, packed: list, into: pa.Schema) -> pa.RecordBatch:
+def rows_of(start: int, E: torch.Tensor, packed: list, into: pa.Schema) -> pa.RecordBatch:
+    """Rows of a gallery with some embeddings, and maps that are packed or None."""
     count, d = E.shape
     lengths = E.norm(dim=1)
     unit = (E / lengths[:, None]).numpy()

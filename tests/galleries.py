@@ -86,6 +86,24 @@ def photographs(folder: Path, count: int, start: int = 0) -> list[Path]:
     return paths
 
 
+def check_same(one: wa.Gallery, other: wa.Gallery, *, batches: bool = True) -> None:
+    """The same rows: to the bit, where they were embedded in the same batches."""
+    a, b = (g._table.to_table().drop_columns("maps").sort_by("id") for g in (one, other))
+    about = ["embedding", "length"]
+    assert a.drop_columns(about).equals(b.drop_columns(about))
+    exact = {"rtol": 0, "atol": 0} if batches else {"rtol": 0, "atol": 1e-6}
+    for name in about:
+        torch.testing.assert_close(*(torch.tensor(t[name].to_pylist()) for t in (a, b)), **exact)
+    x, y = ({h.path: h for h in g.search(picture(3), k=len(g))} for g in (one, other))
+    assert x.keys() == y.keys()
+    if not batches:
+        exact = {"rtol": 2**-10, "atol": 1e-6}  # they are kept in float16
+    for path, hit in x.items():
+        mine, yours = one.contributions([hit])[0], other.contributions([y[path]])[0]
+        torch.testing.assert_close(mine.values, yours.values, **exact)
+    assert one.failures() == other.failures()
+
+
 def index(folder: str, before: str, ready: Event, go: Event) -> None:
     """What a process of its own does: index the photographs of a folder, when it is told to."""
     torch.set_num_threads(1)

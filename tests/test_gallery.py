@@ -1,6 +1,8 @@
 """Galleries: rows, search by region, and pairs from what is kept, against the pairs themselves."""
 
+import contextlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -13,8 +15,7 @@ import whyalike as wa
 from galleries import HEADS, PREPROCESS, from_parts, photographs, picture, trunk
 from whyalike.errors import GalleryError, ImageError, RegionError
 from whyalike.gallery import manifest, rows, vectors
-from whyalike.gallery.listing import Listed, list_images
-from whyalike.gallery.store import Store, append, write_batch
+from whyalike.gallery.listing import Listed, belonging_to, list_images
 
 BOX = (7.0, 4.0, 31.0, 22.0)
 
@@ -262,25 +263,56 @@ def test_without_maps_it_searches_and_does_not_explain(model, photos, query, tmp
         wa.Gallery.build(model, photos, tmp_path / "g.lance")
 
 
-def test_rows_that_a_worker_wrote_are_committed_elsewhere(model, gallery, query, tmp_path):
-    """What a cluster does: workers write fragments, one commit adds them all."""
-    from whyalike.gallery.build import embed
-    from whyalike.gallery.reading import see
+@pytest.mark.parametrize(
+    "pattern",
+    ["*", "*/*", "a/*.png", "a/?.png", "a/[12].png", "a/[!1].png", "**/*.png", "**/b/*.png",
+     "a/**/1.png", "*/b/**/*", "**/b", "*a*", "a/*/", "./a/../a/*.png", "c/[*].png", ".h/*",
+     "a/**b", "**/**/1.png"],
+)  # fmt: skip
+def test_what_belongs_to_a_glob_is_what_it_lists(tmp_path, monkeypatch, pattern):
+    names = ["1.png", "a/1.png", "a/2.png", "a/10.png", "a/b/1.png", "a/b/c/1.png", "b/x.png",
+             "c/*.png", "c/d.png", "xay/1.png", "a\n/1.png", ".h/1.png",
+             "a/b/c/b/y.jpg"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    listed = {one.path for one in list_images(pattern).files}
+    belongs = belonging_to([pattern])
+    files = {name: Listed(os.fsencode(tmp_path / name)) for name in names}
+    assert {one.path for one in files.values() if belongs(one.file)} == listed
+    assert not belongs(os.fsencode(tmp_path) + b"x/a/1.png")
+    assert all(belonging_to(["**"])(one.file) for one in files.values())
 
-    store = Store(str(tmp_path / "g.lance"))
-    store.create(manifest.describe(model, "full"), rows.Packing(), pa.schema([]))
-    table = store.open()
-    paths = photographs(tmp_path / "photos", 6)
-    fragments = []
-    for some in (paths[:3], paths[3:]):
-        seen = [see(Listed(bytes(path)), PREPROCESS) for path in some]
-        batch = embed(model, seen, rows.Packing(), "full", table.schema)
-        fragments += write_batch(batch, store.root)
-    assert len(wa.Gallery.open(store.root)) == 0
-    append(store, fragments, table.version)
-    made = wa.Gallery.open(store.root, model)
-    assert {hit.path for hit in made.search(query)} == {str(path) for path in paths}
-    assert made.explain(made.search(query)[0]).similarity <= 1
+
+def test_globs_prune_what_they_would_have_listed(model, tmp_path):
+    paths = photographs(tmp_path / "photos", 9)
+    gallery = wa.Gallery.build(model, tmp_path / "photos", tmp_path / "g.lance")
+    for path in (paths[0], paths[1], paths[4]):
+        path.unlink()
+    report = gallery.add(str(tmp_path / "photos" / "b" / "*.png"), prune=True)
+    assert (report.missing, report.pruned, len(gallery)) == (2, 2, 7)
+    report = gallery.add(str(tmp_path / "**" / "*.png"), prune=True)
+    assert (report.missing, report.pruned, len(gallery)) == (1, 1, 6)
+
+
+def test_its_vectors_hold_no_file_open(model, tmp_path, query):
+    photographs(tmp_path / "photos", 5)
+    gallery = wa.Gallery.build(
+        model, tmp_path / "photos", tmp_path / "g.lance", batch_size=1, commit_rows=1
+    )
+    assert len(gallery.search(query)) == len(list((tmp_path / "g.lance/vectors").iterdir())) == 5
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("the system does not list a process's open files")
+    held = []
+    for one in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # what listed them
+            held.append(os.readlink(f"/proc/self/fd/{one}"))
+    assert not [name for name in held if name.endswith(".f32")]
+    matrix = gallery._mapped().parts[0].matrix
+    before = matrix.clone()
+    matrix.zero_()  # in memory alone
+    assert torch.equal(wa.Gallery.open(tmp_path / "g.lance")._mapped().parts[0].matrix, before)
 
 
 # -- the model -----------------------------------------------------------------------------------

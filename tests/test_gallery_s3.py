@@ -5,6 +5,7 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,6 +19,10 @@ import whyalike as wa
 from galleries import from_parts, photographs, picture
 from whyalike.cli import cli
 from whyalike.errors import GalleryError
+from whyalike.gallery import list_images
+from whyalike.gallery.build import Settings
+from whyalike.gallery.fragments import Commits
+from whyalike.gallery.worker import Worker
 
 pytest.importorskip("moto.server", reason="needs the extra `s3`")
 boto3 = pytest.importorskip("boto3", reason="needs the extra `s3`")
@@ -194,6 +199,23 @@ def test_of_writers_at_once_none_loses_a_row(model, photos, options):
     gallery = wa.Gallery.open(NAME, model, storage_options=options)
     hits = gallery.search(picture(3), k=20)
     assert len(gallery) == len(hits) == len({hit.path for hit in hits}) == 9
+
+
+def test_a_worker_of_a_cluster_writes_there(model, photos, options, tmp_path):
+    gallery = wa.Gallery.build(model, photos / "a", NAME, storage_options=options)
+    store, listed = gallery._store, list_images(photos / "b").files
+    about = (store, gallery.manifest, Settings(batch_size=2), 2, "cpu", wa.__version__)
+    worker = Worker(pickle.dumps(model), *about)
+    assert worker.ready() is None
+    commits = Commits(store, store.open(), {one.id for one in listed[:1]})
+    for _ in range(2):  # the second time, all make way
+        done = worker.embed(listed)
+        commits.add(done.fragments, [one.id for one in listed])
+    gallery.refresh()
+    hits = gallery.search(listed[1].path, k=9)
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+    assert len(hits) == len({hit.path for hit in hits}) == 6
+    assert gallery.explain(hits[0]).similarity == pytest.approx(1, abs=1e-5)
 
 
 def test_a_commit_is_put_only_where_none_is(model, photos, options, monkeypatch):

@@ -386,6 +386,13 @@ def import_checkpoint(checkpoint: str, output: str, as_json: bool) -> None:
 @click.option("--strict", is_flag=True, help="Stop at the first file that cannot be read.")
 @click.option("--prune", is_flag=True, help="Remove what is gone from disk.")
 @click.option("--approximate", is_flag=True, help="Make an index for `search --approximate`, too.")
+@click.option(
+    "--ray",
+    "address",
+    metavar="ADDRESS",
+    help="Index on a Ray cluster: auto, HOST:PORT, or local; --workers and --device are then those "
+    "of each of its workers (docs/scale.md).",
+)
 @_model_options
 @_storage
 @_json
@@ -399,6 +406,7 @@ def index(
     strict: bool,
     prune: bool,
     approximate: bool,
+    address: str | None,
     model: str | None,
     layer: str | None,
     checkpoint: str | None,
@@ -420,10 +428,12 @@ def index(
       whyalike index photos/ 'more/**/*.jpg' -o photos.lance --model timm:resnet50 --maps pq
       whyalike index products.csv -o products.lance --strict
       whyalike index -o photos.lance --prune
+      whyalike index /nfs/photos -o s3://bucket/photos.lance --ray auto --device cuda
     """
     with _working("opening the gallery"):
-        from whyalike.gallery import Gallery, list_images, open_manifest
+        from whyalike.gallery import Cluster, Gallery, list_images, open_manifest
 
+        cluster = None if address is None else Cluster(address, device or "cpu")
         options = dict(storage)
         found = open_manifest(gallery, options)
         if found is None and not photos:
@@ -431,13 +441,14 @@ def index(
         if photos and not list_images(photos).files and found is None:
             raise GalleryError(f"{', '.join(photos)}: no images are there")
     given = {"spec": model, "layer": layer, "checkpoint": checkpoint, "pretrained": pretrained}
-    loaded, spec = _gallery_model(found, given, device)
+    # On a cluster, the device is the workers'; this machine may have none.
+    loaded, spec = _gallery_model(found, given, device if cluster is None else None)
     with _progress() as tell:
         if photos:
             made = Gallery.build(
                 loaded, photos, gallery, maps=maps or (found.maps if found else "full"),
                 batch_size=batch_size, workers=workers, strict=strict, prune=prune,
-                commit_rows=commit_rows, progress=tell,
+                commit_rows=commit_rows, ray=cluster, progress=tell,
                 storage_options=options or None, spec=spec,
             )  # fmt: skip
         else:
@@ -448,6 +459,7 @@ def index(
                 strict=strict,
                 prune=prune,
                 commit_rows=commit_rows,
+                ray=cluster,
                 progress=tell,
             )
     if approximate:

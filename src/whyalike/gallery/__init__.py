@@ -2,6 +2,7 @@
 
 from whyalike.gallery.approximate import Approximate
 from whyalike.gallery.build import Progress, Report
+from whyalike.gallery.cluster import Cluster
 from whyalike.gallery.gallery import Gallery, open_manifest
 from whyalike.gallery.hits import Hit
 from whyalike.gallery.listing import list_images
@@ -10,6 +11,7 @@ from whyalike.gallery.query import Query, ask, mask_of
 
 __all__ = [
     "Approximate",
+    "Cluster",
     "Gallery",
     "Hit",
     "Manifest",

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import lance
 import pyarrow as pa
 import torch
+from pyarrow import compute
 
 from whyalike import decomposition
 from whyalike.cut import noise
 from whyalike.errors import GalleryError, ImageError
 from whyalike.gallery import store as stores
 from whyalike.gallery.codes import Codes
+from whyalike.gallery.fragments import Commits, each_once
 from whyalike.gallery.listing import Failed, Listed, Listing
 from whyalike.gallery.manifest import Manifest, Maps
 from whyalike.gallery.reading import batches
@@ -31,7 +35,8 @@ from whyalike.pooling import Pool
 COMMIT_BYTES = 128 * 2**20
 COMMIT_ROWS = 4096
 COMMIT_SECONDS = 30.0
-"""Rows are committed when one of these is reached: as much as a kill can lose."""
+"""Rows are committed when one of these is reached: as much as a kill can lose. Of rows that lie in
+fragments already, which take no memory, by the seconds alone."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Settings:
         workers: threads that read files; None for as many as there are cores.
         strict: whether the first file that cannot be read stops it.
         prune: whether rows are removed whose file is gone.
-        commit_rows: rows that are committed together, at the latest.
+        commit_rows: rows that are committed together, at the latest; on a cluster, files that a
+            worker is given at a time, at most.
     """
 
     batch_size: int = 32
@@ -127,6 +133,8 @@ class Known:
 
     size: dict[str, tuple[int, int]] = field(default_factory=dict)
     file: dict[str, bytes] = field(default_factory=dict)
+    rows: int = 0
+    """More than there are ids where a driver was killed at a bad moment; see `each_once`."""
 
     @classmethod
     def of(cls, table: lance.LanceDataset) -> Known:
@@ -137,6 +145,7 @@ class Known:
             ids, files, sizes, times = (batch.column(name).to_pylist() for name in columns)
             known.size.update(zip(ids, zip(sizes, times, strict=True), strict=True))
             known.file.update(zip(ids, files, strict=True))
+            known.rows += len(ids)
         return known
 
     def has(self, listed: Listed) -> bool:
@@ -153,23 +162,53 @@ class Known:
 
 def embed(model: EmbeddingModel, seen: Sequence[Seen], packing: Packing, maps: Maps,
           schema: pa.Schema) -> pa.RecordBatch:  # fmt: skip
-    """The rows of a batch of images that were read: one forward pass of the network.
-
-    A worker on another machine may call it, and `store.write_batch` with what it returns.
-    """
+    """The rows of a batch of images that were read: one forward pass of the network."""
     images = torch.stack([one.tensor for one in seen])
     found = model.embeddings(images) if maps == "none" else model.decomposed(images)
     return encode(seen, found, packing, schema)
 
 
+class Done(NamedTuple):
+    """What came of some files.
+
+    Args:
+        ids: of those that were read.
+        failed: those that were not.
+        rows: that are not in the table yet, as they are,
+        fragments: or as a worker has written them.
+    """
+
+    ids: list[str]
+    failed: list[Failed]
+    rows: list[pa.RecordBatch]
+    fragments: list[lance.FragmentMetadata]
+
+
+Work = Callable[[Sequence[Listed]], Generator[Done, None, None]]
+"""Who reads and embeds files: this process, or the workers of a cluster."""
+
+
+def here(
+    model: EmbeddingModel, packing: Packing, maps: Maps, schema: pa.Schema, settings: Settings,
+    files: Sequence[Listed],
+) -> Generator[Done, None, None]:  # fmt: skip
+    """Files read by threads of this process, and embedded by it."""
+    assert model.preprocess is not None
+    workers = settings.workers or default_workers()
+    for seen, bad in batches(files, model.preprocess, settings.batch_size, workers):
+        if settings.strict and bad:  # which stops it; nothing of their batch is embedded
+            seen = []
+        rows = [embed(model, seen, packing, maps, schema)] if seen else []
+        yield Done([one.listed.id for one in seen], bad, rows, [])
+
+
 def index(
     store: Store,
-    model: EmbeddingModel,
     listing: Listing,
     table: lance.LanceDataset,
     manifest: Manifest,
-    packing: Packing,
     settings: Settings,
+    work: Work,
     *,
     under: Callable[[bytes], bool],
     progress: Callable[[Progress], None] | None,
@@ -177,10 +216,10 @@ def index(
     """Bring a table up to date with a listing.
 
     Args:
-        store, table, manifest, packing: of the gallery.
-        model: that made it.
+        store, table, manifest: of the gallery.
         listing: what is to be there.
         settings: how.
+        work: who reads and embeds.
         under: whether a file is below the sources, so that its row may be pruned.
         progress: called with how far it is.
 
@@ -188,25 +227,26 @@ def index(
         ImageError: where it is `strict`, the first file that cannot be read.
         GalleryError: the table cannot be written; what was committed stays.
     """
-    assert model.preprocess is not None
     begun = time.monotonic()
     check_columns(listing, table.schema)
     known = Known.of(table)
+    if known.rows > len(known.size):
+        each_once(table)
+        table = store.open()
+        known = Known.of(table)
     todo = [one for one in listing.files if not known.has(one)]
     if settings.strict and listing.failed:
         raise ImageError(f"{listing.failed[0].path}: {listing.failed[0].reason}")
-    run = _Run(store, manifest, len(todo), settings.commit_rows, progress)
+    commits = Commits(store, table, known.size)
+    run = _Run(store, manifest, commits, len(todo), settings.commit_rows, progress)
     failed = list(listing.failed)
     try:
-        for seen, bad in batches(
-            todo, model.preprocess, settings.batch_size, settings.workers or default_workers()
-        ):
-            if settings.strict and bad:
-                raise ImageError(f"{bad[0].path}: {bad[0].reason}")
-            failed += bad
-            if seen:
-                run.add(embed(model, seen, packing, manifest.maps, table.schema), seen)
-            run.tell(len(seen), len(bad))
+        with closing(work(todo)) as working:
+            for done in working:
+                if settings.strict and done.failed:
+                    raise ImageError(f"{done.failed[0].path}: {done.failed[0].reason}")
+                failed += done.failed
+                run.add(done)
         run.commit()
     finally:
         # Also what a run that was stopped could not read; those that are read now are taken out.
@@ -236,38 +276,46 @@ class _Run:
         self,
         store: Store,
         manifest: Manifest,
+        commits: Commits,
         total: int,
         commit_rows: int,
         progress: Callable[[Progress], None] | None,
     ) -> None:
         self.store = store
+        self.commits = commits
         self.commit_rows = commit_rows
         self.bytes_per_image = bytes_per_image(manifest, store.packing(manifest))
         self.done: set[str] = set()
         self._progress = progress
         self._state = Progress(0, total, 0, 0.0, self.bytes_per_image, manifest.maps)
-        self._waiting: list[pa.RecordBatch] = []
+        self._rows: list[pa.RecordBatch] = []
+        self._fragments: list[lance.FragmentMetadata] = []
         self._ids: list[str] = []
         self._begun = self._committed = time.monotonic()
         if progress is not None:
             progress(self._state)
 
-    def add(self, batch: pa.RecordBatch, seen: Sequence[Seen]) -> None:
-        self._waiting.append(batch)
-        self._ids += [one.listed.id for one in seen]
-        size = sum(one.nbytes for one in self._waiting)
+    def add(self, done: Done) -> None:
+        self._rows += done.rows
+        self._fragments += done.fragments
+        self._ids += done.ids
+        size = sum(one.nbytes for one in self._rows)
+        rows = sum(one.num_rows for one in self._rows)
         late = time.monotonic() - self._committed > COMMIT_SECONDS
-        if size >= COMMIT_BYTES or len(self._ids) >= self.commit_rows or late:
+        if size >= COMMIT_BYTES or rows >= self.commit_rows or late:
             self.commit()
+        self._tell(len(done.ids), len(done.failed))
 
     def commit(self) -> None:
-        if self._waiting:
-            stores.merge(self.store.open(), self._waiting)
-            self.done |= set(self._ids)
-        self._waiting, self._ids = [], []
+        if self._rows:
+            stores.merge(self.store.open(), self._rows)
+        if self._fragments:
+            self.commits.add(self._fragments, self._ids)
+        self.done |= set(self._ids)
+        self._rows, self._fragments, self._ids = [], [], []
         self._committed = time.monotonic()
 
-    def tell(self, seen: int, failed: int) -> None:
+    def _tell(self, seen: int, failed: int) -> None:
         self._state = replace(
             self._state,
             done=self._state.done + seen + failed,
@@ -363,11 +411,10 @@ def same_content(table: lance.LanceDataset, ids: set[str]) -> int:
     if not ids:
         return 0
     found = table.to_table(columns=["id", "content"])
-    counts: dict[str, int] = {}
-    listed = list(zip(found["id"].to_pylist(), found["content"].to_pylist(), strict=True))
-    for _, content in listed:
-        counts[content] = counts.get(content, 0) + 1
-    return sum(one in ids and counts[content] > 1 for one, content in listed)
+    counts = found.group_by("content").aggregate([("id", "count")])
+    shared = counts.filter(compute.greater(counts["id_count"], 1))["content"]
+    among = compute.is_in(found["content"], value_set=shared.combine_chunks())
+    return sum(one in ids for one in found.filter(among)["id"].to_pylist())
 
 
 def _list_failures(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, get_args
@@ -22,12 +23,23 @@ from whyalike.difference import Contrast, contrast
 from whyalike.errors import GalleryError
 from whyalike.gallery import approximate as approximating
 from whyalike.gallery import build as building
+from whyalike.gallery import cluster as clusters
 from whyalike.gallery import manifest as manifests
 from whyalike.gallery import store as stores
 from whyalike.gallery.approximate import Approximate
-from whyalike.gallery.build import Progress, Report, Settings
+from whyalike.gallery.build import Progress, Report, Settings, Work
+from whyalike.gallery.cluster import Cluster, cluster_of
 from whyalike.gallery.hits import COLUMNS, Hit, hits_of, read, take
-from whyalike.gallery.listing import RESERVED, Listed, Listing, Name, absolute, id_of, list_images
+from whyalike.gallery.listing import (
+    RESERVED,
+    Listed,
+    Listing,
+    Name,
+    absolute,
+    belonging_to,
+    id_of,
+    list_images,
+)
 from whyalike.gallery.manifest import Manifest, Maps
 from whyalike.gallery.query import Boxes, Masks, Points, Query, ask
 from whyalike.gallery.reading import batches
@@ -77,6 +89,7 @@ class Gallery:
         strict: bool = False,
         prune: bool = False,
         commit_rows: int = building.COMMIT_ROWS,
+        ray: str | Cluster | None = None,
         progress: Callable[[Progress], None] | None = None,
         storage_options: Options = None,
         spec: dict[str, Any] | None = None,
@@ -99,6 +112,9 @@ class Gallery:
             prune: remove rows below the sources whose file is gone.
             commit_rows: rows that are committed together, at the latest after 30 seconds or 128 MB:
                 so much a kill can lose.
+            ray: a Ray cluster to index on, "auto" for the one that this machine is part of,
+                HOST:PORT, "local", or a `gallery.Cluster` (docs/scale.md); `workers` and
+                `commit_rows` are then of each of its workers.
             progress: called with how far it is, first before anything is read.
             storage_options: of the object store, as for LanceDB.
             spec: how `whyalike.load` made the model, for the command line.
@@ -107,6 +123,7 @@ class Gallery:
             GalleryError: the path is something else or another model's gallery, or cannot be
                 written.
         """
+        cluster = None if ray is None else cluster_of(ray, model)
         listing = list_images(sources)
         store = _store(path, storage_options)
         if maps not in get_args(Maps):
@@ -121,7 +138,7 @@ class Gallery:
             )
         given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         settings = Settings(batch_size, workers, strict, prune, commit_rows)
-        gallery._index(listing, given, settings, progress)
+        gallery._index(listing, given, settings, progress, cluster)
         return gallery
 
     @classmethod
@@ -169,26 +186,33 @@ class Gallery:
         strict: bool = False,
         prune: bool = False,
         commit_rows: int = building.COMMIT_ROWS,
+        ray: str | Cluster | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Report:
         """Index what is new and what has changed, by size and time of change, of some sources.
 
         Args:
-            sources, batch_size, workers, strict, prune, commit_rows, progress: as for `build`.
+            sources, batch_size, workers, strict, prune, commit_rows, ray, progress: as for `build`.
         """
+        cluster = None if ray is None else cluster_of(ray, self._model())
         given = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
         settings = Settings(batch_size, workers, strict, prune, commit_rows)
-        return self._index(list_images(given), given, settings, progress)
+        return self._index(list_images(given), given, settings, progress, cluster)
 
     def reindex(
-        self, *, progress: Callable[[Progress], None] | None = None, **settings: Any
+        self,
+        *,
+        ray: str | Cluster | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        **settings: Any,
     ) -> Report:
         """Index again what has changed of all files that the gallery has.
 
         Args:
-            progress: as for `add`.
+            ray, progress: as for `add`.
             settings: batch_size, workers, strict, prune and commit_rows, as for `add`.
         """
+        cluster = None if ray is None else cluster_of(ray, self._model())
         table = self._table.to_table(columns=["file", "label", *self._metadata_names()])
         columns = pa.schema([table.schema.field(name) for name in self._metadata_names()])
         files = []
@@ -197,7 +221,7 @@ class Gallery:
             files.append(Listed(file, label, row))
         there = [one for one in files if os.path.lexists(one.file)]
         listing = Listing(tuple(there), columns=columns)
-        return self._index(listing, None, Settings(**settings), progress)
+        return self._index(listing, None, Settings(**settings), progress, cluster)
 
     def remove(self, paths: Iterable[Name] = (), *, where: str | None = None) -> int:
         """Take rows out, by the paths of their files or a condition; how many there were.
@@ -416,21 +440,28 @@ class Gallery:
         sources: Sequence[Name] | None,
         settings: Settings,
         progress: Callable[[Progress], None] | None,
+        cluster: Cluster | None,
     ) -> Report:
         self._table = self._store.open()
         self.report = building.index(
             self._store,
-            self._model(),
             listing,
             self._table,
             self.manifest,
-            self._packing,
             settings,
-            under=_under(sources),
+            self._work(settings, cluster),
+            under=belonging_to(sources),
             progress=progress,
         )
         self.refresh()
         return self.report
+
+    def _work(self, settings: Settings, cluster: Cluster | None) -> Work:
+        model, manifest = self._model(), self.manifest
+        if cluster is not None:
+            return partial(clusters.work, cluster, self._store, model, manifest, settings)
+        schema = self._table.schema
+        return partial(building.here, model, self._packing, manifest.maps, schema, settings)
 
     def _mapped(self) -> Vectors:
         if self._vectors is None:
@@ -518,12 +549,3 @@ def open_manifest(path: Name, storage_options: Options = None) -> Manifest | Non
     """What a gallery was made with, None where there is none yet."""
     store = _store(path, storage_options or None)
     return store.manifest(store.open()) if store.exists() else None
-
-
-def _under(sources: Sequence[Name] | None) -> Callable[[bytes], bool]:
-    """Whether a file belongs to some sources; to None belongs every file."""
-    if sources is None:
-        return lambda file: True
-    roots = [absolute(os.path.expanduser(os.fspath(one))) for one in sources]
-    below = tuple(root.rstrip(b"/") + b"/" for root in roots)
-    return lambda file: file.startswith(below) or file in roots

@@ -6,8 +6,9 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,55 @@ def _expanded(source: Name) -> Iterator[str]:
     for match in matches:
         if os.path.isdir(match) or match.lower().endswith((*ENDINGS, *TABLES)):
             yield match
+
+
+def belonging_to(sources: Iterable[Name] | None) -> Callable[[bytes], bool]:
+    """Whether a file that may be gone is one that sources name; to None belongs every file.
+
+    Of a glob, it is what matches, or lies below a folder that does.
+    """
+    if sources is None:
+        return lambda file: True
+    literal: list[bytes] = []
+    patterns: list[tuple[list[str], int | None]] = []
+    for source in sources:
+        path = os.path.expanduser(os.fspath(source))
+        if glob.has_magic(path) and not os.path.lexists(path):
+            # What ends in a slash matches folders alone: the file's own name is left out.
+            end = -1 if path.endswith(os.sep) else None
+            patterns.append((os.fsdecode(absolute(path)).split(os.sep), end))
+        else:
+            literal.append(absolute(path).rstrip(b"/"))
+    below = tuple(root + b"/" for root in literal)
+    return lambda file: (
+        file.startswith(below)
+        or file in literal
+        or any(_matches(os.fsdecode(file).split(os.sep)[:end], one) for one, end in patterns)
+    )
+
+
+def _matches(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the first names of a path match a glob, as `glob` itself does it on what is there."""
+    at, end = {0}, len(pattern)  # how much of the pattern the names so far may have met
+    for name in (*names, None):
+        for here in range(end):
+            if here in at and pattern[here] == "**":  # which no name meets as well
+                at.add(here + 1)
+        if end in at:
+            return True
+        at = {
+            here if pattern[here] == "**" else here + 1
+            for here in at
+            if name is not None and _meets(name, pattern[here])
+        }
+    return False
+
+
+def _meets(name: str, part: str) -> bool:
+    if not glob.has_magic(part):
+        return name == part
+    hidden = name.startswith(".") and not part.startswith(".")
+    return not hidden and (part == "**" or fnmatchcase(name, part))
 
 
 def _walk(root: str) -> tuple[list[Listed], list[Failed], int]:

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from lance.file import LanceFileSession
-from lance.fragment import write_fragments
 from pyarrow import parquet
 
 from whyalike.errors import GalleryError, in_one_line
@@ -218,35 +217,6 @@ class Store:
         return LanceFileSession(self.root, storage_options=self.options)
 
 
-def write_batch(
-    batch: pa.RecordBatch, root: str, options: Options = None
-) -> list[lance.FragmentMetadata]:
-    """Write rows as fragments of a gallery's table that belong to it once they are committed.
-
-    A worker on another machine may call it; `append` commits what many of them wrote.
-    """
-    store = Store(root, options)
-    with writing(root):
-        return write_fragments(
-            pa.Table.from_batches([batch]),
-            store.at(TABLE),
-            schema=batch.schema,
-            data_storage_version="2.1",
-            storage_options=options,
-        )
-
-
-def append(store: Store, fragments: Sequence[lance.FragmentMetadata], read_version: int) -> None:
-    """Commit fragments that `write_batch` wrote, whose ids are not in the table."""
-    with writing(store.root):
-        lance.LanceDataset.commit(
-            store.at(TABLE),
-            lance.LanceOperation.Append(list(fragments)),
-            read_version=read_version,
-            storage_options=store.options,
-        )
-
-
 def merge(table: lance.LanceDataset, batches: Sequence[pa.RecordBatch]) -> None:
     """Commit rows: those whose id is there already take the place of the old ones.
 
@@ -263,10 +233,15 @@ def merge(table: lance.LanceDataset, batches: Sequence[pa.RecordBatch]) -> None:
 def delete(table: lance.LanceDataset, ids: Sequence[str]) -> None:
     """Commit that rows are gone."""
     for start in range(0, len(ids), 1000):
-        quoted = (one.replace("'", "''") for one in ids[start : start + 1000])
-        listed = ", ".join(f"'{one}'" for one in quoted)
         with writing(table.uri):
-            table.delete(f"id IN ({listed})")
+            table.delete(one_of(ids[start : start + 1000]))
+
+
+def one_of(ids: Sequence[str]) -> str:
+    """The condition that a row has one of some ids, in SQL."""
+    quoted = (one.replace("'", "''") for one in ids)
+    listed = ", ".join(f"'{one}'" for one in quoted)
+    return f"id IN ({listed})"
 
 
 @contextmanager

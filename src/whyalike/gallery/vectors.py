@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from whyalike.errors import GalleryError
+from whyalike.errors import GalleryError, in_one_line
 
 CHUNK_BYTES = 64 * 2**20
 """Rows that are looked through at a time: what is done between them finds its own data cold."""
@@ -264,8 +264,15 @@ def _mapped(
         except OSError:  # read-only, or full: then in memory
             temporary.unlink(missing_ok=True)
             return torch.from_numpy(values)
-    # Copy on write: torch wants memory that could be written, and the file stays as it is.
-    return torch.from_numpy(np.memmap(path, np.float32, "c", shape=shape))
+    try:
+        # Copy on write, so that the file stays as it is. Not by numpy, whose maps each hold a file
+        # open: of a thousand fragments, that is more than most systems let a process have.
+        return torch.from_file(str(path), shared=False, size=shape[0] * shape[1]).view(shape)
+    except RuntimeError as error:
+        raise GalleryError(
+            f"the vectors of a part of the gallery cannot be mapped: {in_one_line(error)[:200]}; "
+            f"each commit leaves a part of its own, and gallery.compact() puts them together"
+        ) from error
 
 
 def _name(fragment: lance.LanceFragment) -> str:

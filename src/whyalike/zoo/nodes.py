@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,14 @@ LARGEST = 2**28
 TOLERANCE = 1e-4
 """The largest gap to another way of running a network, relative to the embedding's length."""
 
-SLOT = object()
+
+class _Slot(Enum):
+    """Its member stays itself when a network is copied or pickled."""
+
+    SLOT = "slot"
+
+
+SLOT = _Slot.SLOT
 """Where in a call's arguments a value goes that comes from the image."""
 
 
