@@ -231,7 +231,7 @@ def _driver(folder: Path, count: int = 50_000, d: int = 8) -> dict[str, Any]:
 
 
 def _empty(path: Path, d: int) -> Gallery:
-    manifest = Manifest("none", "synthetic", "", "", "", d, (7, 7), 0, {}, "none")
+    manifest = Manifest("none", "synthetic", "", "", "", d, (7, 7), 0, "none")
     Store(str(path)).create(manifest, Packing(), pa.schema([]))
     return Gallery.open(path)
 

@@ -111,7 +111,7 @@ def _explain(path: Path) -> Table:
 
 def synthetic(path: Path, rows: int, d: int, *, maps: bool) -> Gallery:
     """A gallery of random unit vectors, and of contributions whose sums they are."""
-    manifest = Manifest("none", "synthetic", "", "", "", d, GRID, 0, {}, "full" if maps else "none")
+    manifest = Manifest("none", "synthetic", "", "", "", d, GRID, 0, "full" if maps else "none")
     store = Store(str(path))
     store.create(manifest, Packing(), pa.schema([]))
     random = torch.Generator().manual_seed(0)

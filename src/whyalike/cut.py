@@ -60,6 +60,13 @@ class Decomposed:
     heads: list[LinearHead]
     affinity: Sequence[Affinity] = ()
 
+    def remainders(self) -> list[dict[str, float]]:
+        """How large `taylor` is, as shares of |E|."""
+        return [
+            {name: (left.norm() / E.norm()).item() for name, left in of.items()}
+            for E, of in zip(self.E, self.taylor, strict=True)
+        ]
+
     def values(self) -> Float[Tensor, "n cells d"]:
         """V of all cells."""
         if self.v is not None:

@@ -298,6 +298,7 @@ class EmbeddingModel(nn.Module):
         for members in by_size.values():
             tensors = torch.stack([photographs[i].tensor for i in members])
             found = self._cut.decompose(tensors)
+            remainders = found.remainders()
             for row, i in enumerate(members):
                 photo = photographs[i]
                 grid_hw = found.layout.grid_hw
@@ -309,10 +310,7 @@ class EmbeddingModel(nn.Module):
                     name=photo.name,
                     picture=photo.picture,
                     model=self.description,
-                    taylor={
-                        name: (left.norm() / found.E[row].norm()).item()
-                        for name, left in found.taylor[row].items()
-                    },
+                    taylor=remainders[row],
                     prefix=found.prefix[row],
                     affinity=found.affinity[row] if found.affinity else None,
                 )

@@ -114,7 +114,7 @@ def read(
 
 COLUMNS = (
     "id", "path", "file", "bytes", "mtime_ns", "label", "length", "size_wh", "view_xyxy", "dims",
-    "exponent",
+    "exponent", "taylor",
 )  # fmt: skip
 """What is read of each hit, besides metadata."""
 

@@ -271,7 +271,7 @@ def _table(path: str) -> tuple[list[Listed], pa.Schema]:
 
 RESERVED: Sequence[str] = (
     "id", "file", "content", "bytes", "mtime_ns", "embedding", "length", "size_wh", "view_xyxy",
-    "dims", "exponent", "maps",
+    "dims", "exponent", "taylor", "maps",
 )  # fmt: skip
 """The names of a gallery's own columns, besides `path` and `label`."""
 

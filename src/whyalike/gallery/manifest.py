@@ -36,8 +36,6 @@ class Manifest:
         d: length of an embedding.
         grid_hw: rows and columns of cells.
         prefix: how many prefix tokens there are.
-        taylor: operations that were expanded to first order only, each with the share of |E| that
-            it leaves over on an image of noise (rows do not keep their own).
         maps: how contributions are kept, "none", "full" or "pq".
         arrays: the name of the table of what the rows share, where there is one.
         spec: the arguments of `whyalike.load` that made the model, where they are known.
@@ -51,7 +49,6 @@ class Manifest:
     d: int
     grid_hw: tuple[int, int]
     prefix: int
-    taylor: dict[str, float]
     maps: Maps
     arrays: str | None = None
     spec: dict[str, Any] | None = None
@@ -73,7 +70,6 @@ class Manifest:
                 raise GalleryError("a gallery of a later version of whyalike; upgrade it")
             made = cls(**{field.name: found[field.name] for field in fields(cls)})
             h, w = made.grid_hw
-            taylor = {str(name): float(size) for name, size in made.taylor.items()}
             counts = (int(made.d), int(h), int(w), int(made.prefix) + 1)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise GalleryError("a gallery whose manifest is damaged; make it anew") from error
@@ -81,7 +77,6 @@ class Manifest:
         if min(counts) < 1 or not named or made.maps not in get_args(Maps):
             raise GalleryError("a gallery whose manifest is damaged; make it anew")
         object.__setattr__(made, "grid_hw", (h, w))
-        object.__setattr__(made, "taylor", taylor)
         return made
 
 
@@ -99,7 +94,6 @@ def describe(model: EmbeddingModel, maps: Maps, spec: dict[str, Any] | None = No
         d=found.E.shape[1],
         grid_hw=found.layout.grid_hw,
         prefix=found.layout.prefix,
-        taylor={n: (r.norm() / found.E[0].norm()).item() for n, r in found.taylor[0].items()},
         maps=maps,
         spec=spec,
     )

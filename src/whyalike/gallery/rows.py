@@ -29,6 +29,9 @@ BLOB = {"lance-encoding:blob": "true"}
 """Kept apart from the other columns, and read by row."""
 
 
+REMAINDER = pa.struct([("name", pa.string()), ("size", pa.float64())])
+"""An operation that was expanded to first order only, and the share of |E| that it leaves over."""
+
 DAMAGED = "a row of the gallery is damaged; index its file again"
 
 
@@ -81,6 +84,7 @@ def schema(d: int, metadata: pa.Schema) -> pa.Schema:
             pa.field("view_xyxy", pa.list_(pa.float64(), 4)),
             pa.field("dims", pa.int32()),  # numbers of a contribution, as it is kept
             pa.field("exponent", pa.int16()),  # what is kept is v / 2^exponent
+            pa.field("taylor", pa.list_(REMAINDER)),
             pa.field("maps", pa.large_binary(), metadata=BLOB),
         ]
     )
@@ -126,11 +130,15 @@ def encode(
         "view_xyxy": [one.view_xyxy for one in seen],
     }
     if isinstance(found, Tensor):
-        columns |= dict.fromkeys(("dims", "exponent", "maps"), [None] * len(seen))
+        columns |= dict.fromkeys(("dims", "exponent", "taylor", "maps"), [None] * len(seen))
     else:
         places = torch.cat([found.prefix, found.values()], 1).detach().cpu().float()
         packed = [pack(one, packing, found.layout.prefix) for one in places]
         columns |= {name: [getattr(one, name) for one in packed] for name in Packed._fields}
+        columns["taylor"] = [
+            [{"name": name, "size": size} for name, size in of.items()] or None
+            for of in found.remainders()
+        ]
     own = {
         one.name: [row.listed.metadata.get(one.name) for row in seen]
         for one in into
@@ -250,7 +258,7 @@ def decode(
             name=row["path"].rpartition("/")[2],
             picture=picture,
             model=words,
-            taylor=manifest.taylor,
+            taylor={of["name"]: of["size"] for of in row["taylor"] or ()},
             prefix=tokens,
         )
         # What is computed when it is first asked for, and is at hand here.
