@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from whyalike.data.synthetic import MARK, digit_scenes
+from whyalike.data import read
+from whyalike.data.synthetic import MARK, digit_scenes, write_scenes
 
 
 @pytest.mark.parametrize("objects", [1, 2])
@@ -79,6 +81,19 @@ def test_classes_can_be_held_out():
     scenes = digit_scenes(40, seed=7, objects=2, classes=range(5))
     assert {label for scene in scenes for label in scene.labels} == {*range(5)}
     assert [scene.labels[0] for scene in scenes[:6]] == [0, 1, 2, 3, 4, 0]
+
+
+def test_scenes_in_files_come_back(tmp_path):
+    scenes = digit_scenes(4, seed=8, objects=2, shortcut=0.5)
+    found = read(f"manifest:{write_scenes(tmp_path / 'digits', scenes)}")
+    assert len(found) == 4
+    for scene, sample in zip(scenes, found, strict=True):
+        assert (np.asarray(Image.open(sample.path)) == scene.image).all()
+        assert ((np.asarray(Image.open(sample.mask)) > 127) == scene.masks[0]).all()
+        assert (sample.label, sample.box_xyxy) == (str(scene.labels[0]), scene.boxes[0])
+        assert sample.metadata["others"] == str(scene.labels[1])
+        told = None if scene.mark_label is None else str(scene.mark_label)
+        assert sample.metadata.get("mark") == told
 
 
 @pytest.mark.parametrize(

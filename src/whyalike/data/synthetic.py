@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -95,6 +98,35 @@ def digit_scenes(
             told = int(lies.choice([label for label in kinds if label != first]))
         scenes.append(_scene(random, digits, by_class, labels, size, shortcut, told))
     return scenes
+
+
+def write_scenes(folder: str | os.PathLike[str], scenes: Sequence[Scene]) -> Path:
+    """Write scenes as files, with a table of them that `read("manifest:...")` takes.
+
+    >>> write_scenes("digits", digit_scenes(300, seed=0))  # doctest: +SKIP
+    PosixPath('digits/manifest.csv')
+
+    Args:
+        folder: a new folder, or one whose scenes are replaced.
+        scenes: label, box and mask in the table are those of their first objects; the others' labels
+            are its column `others`, what the corner mark tells its column `mark`.
+
+    Returns:
+        The table.
+    """
+    root = Path(folder)
+    (root / "masks").mkdir(parents=True, exist_ok=True)
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "x0", "y0", "x1", "y1", "mask", "others", "mark"])
+        for index, scene in enumerate(scenes):
+            name, mask = f"{index:05d}.png", f"masks/{index:05d}.png"
+            Image.fromarray(scene.image).save(root / name)
+            Image.fromarray(scene.masks[0] * np.uint8(255)).save(root / mask)
+            others = " ".join(map(str, scene.labels[1:]))
+            mark = "" if scene.mark_label is None else scene.mark_label
+            table.writerow([name, scene.labels[0], *scene.boxes[0], mask, others, mark])
+    return root / "manifest.csv"
 
 
 def _scene(
