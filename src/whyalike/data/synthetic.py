@@ -108,8 +108,8 @@ def write_scenes(folder: str | os.PathLike[str], scenes: Sequence[Scene]) -> Pat
 
     Args:
         folder: a new folder, or one whose scenes are replaced.
-        scenes: label, box and mask in the table are those of their first objects; the others' labels
-            are its column `others`, what the corner mark tells its column `mark`.
+        scenes: label, box and mask in the table are those of their first objects; the others'
+            labels are its column `others`, what the corner mark tells its column `mark`.
 
     Returns:
         The table.
