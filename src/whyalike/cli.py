@@ -407,16 +407,18 @@ def index(
 ) -> None:
     """Index PHOTOS, to search them by region.
 
-    PHOTOS are folders, files, globs, and tables (.csv, .parquet) with a column `path` and perhaps
-    `label` and metadata. Run again, it reads what is new or has changed, and goes on where it was
-    stopped; without PHOTOS it looks at all files that the gallery has. Files that cannot be read
-    are set aside in GALLERY/errors.parquet.
+    PHOTOS are folders, files, globs, tables (.csv, .parquet) with a column `path` and perhaps
+    `label` and metadata, and data sets LAYOUT:PATH (see `whyalike evaluate --help`). Run again, it
+    reads what is new or has changed, and goes on where it was stopped; without PHOTOS it looks at
+    all files that the gallery has. Files that cannot be read are set aside in
+    GALLERY/errors.parquet.
 
     \b
     Examples:
       whyalike index photos/ -o photos.lance
       whyalike index photos/ 'more/**/*.jpg' -o photos.lance --model timm:resnet50 --maps pq
       whyalike index products.csv -o products.lance --strict
+      whyalike index market1501:Market-1501-v15.09.15 -o people.lance
       whyalike index -o photos.lance --prune
     """
     with _working("opening the gallery"):
