@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
     """What the pages take for granted in the folder that one is in: photographs, a data set."""
     for name, source in zip(("query.jpg", "reference.jpg"), demo_pair(), strict=True):
         shutil.copy(source, tmp_path / name)
-    write_scenes(tmp_path / "digits", digit_scenes(20, seed=0))
+    write_scenes(tmp_path / "digits", digit_scenes(12, seed=0))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

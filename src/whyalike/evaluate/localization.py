@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from whyalike.contributions import Contributions
 from whyalike.data import Dataset, Sample
 from whyalike.errors import DataError, ImageError, ModelError
 from whyalike.evaluate import measures
@@ -173,7 +174,7 @@ def evaluate_localization(
     sharp = cache(model.sharp)
     for done, i in enumerate(pairs):
         _tell(tell, "measuring maps", done, len(pairs))
-        both = found.both(model, sharp, int(i), int(partner[i]), seed)
+        both = found.both(sharp, int(i), int(partner[i]), seed)
         for name, method in chosen.items():
             located[name].append(_locate(name, method, both, found.boxes[i], found.masks[i]))
     _tell(tell, "measuring maps", len(pairs), len(pairs))
@@ -236,7 +237,9 @@ class _Measured:
         if model.preprocess is None:
             raise ModelError("to read photographs, the model needs a Preprocess; give it one")
         self._preprocess = model.preprocess
+        self._model = model
         self._see = lru_cache(4 * BATCH)(self._seen)
+        self._explain = lru_cache(BATCH)(self._explained)  # partners are often near by
         for start in range(0, len(samples), BATCH):
             _tell(tell, "embedding photographs", start, len(samples))
             taken = [self._take(sample) for sample in samples[start : start + BATCH]]
@@ -268,16 +271,15 @@ class _Measured:
         return tensor
 
     def both(
-        self,
-        model: EmbeddingModel,
-        sharp: Callable[[], EmbeddingModel],
-        query: int,
-        reference: int,
-        seed: int,
+        self, sharp: Callable[[], EmbeddingModel], query: int, reference: int, seed: int
     ) -> Both:
         """A pair, read again if need be: a data set need not fit into memory."""
         x, y = (self._see(str(self.samples[i].path))[0] for i in (query, reference))
-        return Both(model, sharp, x, y, seed)
+        known = lambda: (self._explain(query), self._explain(reference))  # noqa: E731
+        return Both(self._model, sharp, x, y, seed=seed, explained=known)
+
+    def _explained(self, i: int) -> Contributions:
+        return self._model.explain(self._see(str(self.samples[i].path))[0])
 
 
 def map_size(tensor: Float[Tensor, "3 H W"]) -> tuple[int, int]:

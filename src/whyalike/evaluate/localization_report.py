@@ -162,7 +162,7 @@ def _examples(found: Localization) -> list[Figure]:
         query, reference = found.queries[int(i)], found.references[int(i)]
         pictures = [read_image(one.path) for one in (query, reference)]
         (x, view), (y, _) = (model.preprocess(picture) for picture in pictures)
-        both = Both(model, sharp, x, y, found.seed)
+        both = Both(model, sharp, x, y, seed=found.seed)
         shown = [("query", _drawn(pictures[0], query)), ("reference", _drawn(pictures[1]))]
         for name, one in found.methods.items():
             values = METHODS[name](both).detach().cpu()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whyalike import baselines
+from whyalike.contributions import Contributions
 from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair, explain_pair
 
@@ -21,9 +22,10 @@ class Both:
 
     Args:
         model: cut where its maps are measured.
-        sharp: the same model as `model.sharp()` makes it, when first asked for.
+        sharp: gives the same model as `model.sharp()` makes it.
         query, reference: inputs of the network, (3, H, W).
         seed: of what is random.
+        explained: gives what is known of both images already.
     """
 
     def __init__(
@@ -32,20 +34,29 @@ class Both:
         sharp: Callable[[], EmbeddingModel],
         query: Float[Tensor, "3 H W"],
         reference: Float[Tensor, "3 H W"],
+        *,
         seed: int = 0,
+        explained: Callable[[], tuple[Contributions, Contributions]] | None = None,
     ) -> None:
         self.model, self.query, self.reference, self.seed = model, query, reference, seed
-        self._sharp = sharp
+        self._sharp, self._explained = sharp, explained
 
     @cached_property
     def pair(self) -> Pair:
         """The pair, explained."""
-        return explain_pair(self.model, self.query, self.reference)
+        if self._explained is None:
+            return explain_pair(self.model, self.query, self.reference)
+        return Pair(*self._explained())
 
     @cached_property
     def sharp_pair(self) -> Pair:
         """The pair, explained by the sharp model."""
         return explain_pair(self._sharp(), self.query, self.reference)
+
+    @property
+    def embedding(self) -> Float[Tensor, " d"]:
+        """The reference's."""
+        return self.pair.reference.embedding
 
 
 Method = Callable[[Both], Float[Tensor, "h w"]]
@@ -66,6 +77,10 @@ def centre_box(both: Both) -> Float[Tensor, "H W"]:
 
 
 def _of(baseline: Callable[..., Tensor]) -> Method:
+    return lambda both: baseline(both.model, both.query, both.embedding)
+
+
+def _of_images(baseline: Callable[..., Tensor]) -> Method:
     return lambda both: baseline(both.model, both.query, both.reference)
 
 
@@ -80,9 +95,9 @@ METHODS: dict[str, Method] = {
     "rectified-grad-cam": _of(baselines.rectified_grad_cam),
     "grad-cam++": _of(baselines.grad_cam_plus_plus),
     "layer-cam": _of(baselines.layer_cam),
-    "cam": _of(baselines.cam),
+    "cam": _of_images(baselines.cam),
     "gradient-times-input": _of(baselines.gradient_times_input),
-    "integrated-gradients": _of(baselines.integrated_gradients),
+    "integrated-gradients": _of_images(baselines.integrated_gradients),
     "occlusion": _of(baselines.occlusion),
     "centre-box": centre_box,
     "random": random_map,
