@@ -14,6 +14,7 @@ from scipy.io import savemat
 
 import layouts
 from whyalike import data
+from whyalike.data import matlab
 from whyalike.errors import DataError
 from whyalike.gallery import list_images
 
@@ -374,7 +375,7 @@ def test_no_name_of_a_mat_file_leads_out(tmp_path):
 
 
 @pytest.mark.slow  # it is read seven times, each in a process of its own
-def test_a_mat_file_of_another_content_is_told(tmp_path):
+def test_a_mat_file_of_another_content_is_told(tmp_path, monkeypatch):
     root = layouts.cars(tmp_path / "cars")
     savemat(root / "cars_annos.mat", {"annotations": np.eye(3), "class_names": layouts.CAR_NAMES})
     with pytest.raises(DataError, match="expected a struct array `annotations`"):
@@ -387,6 +388,11 @@ def test_a_mat_file_of_another_content_is_told(tmp_path):
                                     "trainSet": {"trainInd": [[3]]}})  # fmt: skip
     with pytest.raises(DataError, match=r"trainSet.trainInd, numbers from 1 to 2"):
         read("cvact", root)
+    savemat(root / "ACT_data.mat", {"zeros": np.zeros((1000, 1000))}, do_compression=True)
+    monkeypatch.setattr(matlab, "MAX_BYTES", 1 << 20)
+    with pytest.raises(DataError, match=r"it holds [\d,]+ characters; this is not the list"):
+        read("cvact", root)
+    monkeypatch.undo()
     # A byte that the other process does not survive, and one that it does.
     true = bytearray(layouts.cvact(tmp_path / "whole").joinpath("ACT_data.mat").read_bytes())
     (root / "ACT_data.mat").write_bytes(true[:184] + b"\xff" + true[185:])

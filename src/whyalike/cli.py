@@ -611,8 +611,8 @@ def evaluate() -> None:
 @click.option("--data", required=True, metavar="LAYOUT:PATH", help="The data set.")
 @click.option("--split", metavar="NAME", help="Only this split of it, or `unseen`: the second half "
               "of the classes, as metric learning is tested.")  # fmt: skip
-@click.option("--methods", metavar="NAME,NAME", help="Maps to measure; `all` for all of them; "
-              "default: the decompositions, and others that take no minutes.")  # fmt: skip
+@click.option("--methods", metavar="NAME,NAME", help="Maps to measure, such as decomposition, "
+              "sharp, grad-cam; default: ours, and others that take no minutes.")  # fmt: skip
 @click.option("--pairs", "pairing", type=click.Choice(["nearest", "random", "self"]),
               default="nearest", show_default=True,
               help="The reference of each photograph: the nearest of its class, another by lot, or "
@@ -656,10 +656,10 @@ def localization(
                           [".json", ".md", ".html"])  # fmt: skip
     with _working("reading the data set"):
         from whyalike.data import read
-        from whyalike.evaluate.methods import METHODS, USUAL, named
+        from whyalike.evaluate.methods import USUAL, named
 
-        names = [*METHODS] if methods == "all" else [*USUAL]
-        if methods not in (None, "all"):
+        names = [*USUAL]
+        if methods is not None:
             names = [name.strip() for name in methods.split(",") if name.strip()]
         try:
             named(names)
@@ -677,19 +677,20 @@ def localization(
     with _steps() as tell:
         from whyalike.evaluate.localization import evaluate_localization
         from whyalike.evaluate.localization_report import report
+        from whyalike.images import printable
         from whyalike.zoo import blaming
 
         with blaming("running the network"):
             measured = evaluate_localization(
                 loaded, found, names, pairing=pairing, limit=limit, seed=seed, tell=tell
             )
-            made = report(measured, pictures=any(path.suffix == ".html" for path in paths))
+            made = report(measured, pictures=any(path.suffix.lower() == ".html" for path in paths))
     made.save(*paths)
     if as_json:
         _print(made.json())
         return
     for path, reason in measured.left_out[:5]:
-        _say(f"left out: {path}: {reason}")
+        _say(f"left out: {printable(path)}: {reason}")
     if len(measured.left_out) > 5:
         _say(f"... and {len(measured.left_out) - 5:,} more; --json has them all")
     tables = [line for table in made.tables for line in (table.text(), "")]

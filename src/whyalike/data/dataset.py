@@ -23,7 +23,8 @@ class Sample:
         label: its class, person, product or place; None where that is not known, or none of the
             others is of the same (a distractor).
         split: what the data set has it for: "train", "val", "test", "query", "gallery".
-        box_xyxy: the object's box, in pixels of the file, half open: pixel i covers [i, i + 1).
+        box_xyxy: the object's box, in pixels of the file after its EXIF orientation (which none of
+            the public sets has), half open: pixel i covers [i, i + 1).
         mask: a file, the object's mask: bright is the object.
         camera: which camera took it.
         view: "ground" or "aerial".

@@ -34,4 +34,7 @@ def limit(memory: int) -> None:
 if __name__ == "__main__":
     limit(int(sys.argv[2]))
     found = loadmat(sys.argv[1])
-    json.dump({name: plain(found[name]) for name in found if not name.startswith("_")}, sys.stdout)
+    text = json.dumps({name: plain(found[name]) for name in found if not name.startswith("_")})
+    if len(text) > int(sys.argv[3]):
+        sys.exit(f"it holds {len(text):,} characters; this is not the list expected")
+    sys.stdout.write(text)

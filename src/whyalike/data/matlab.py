@@ -18,8 +18,8 @@ from whyalike.files import check_input
 from whyalike.images import printable
 
 MAX_BYTES = 1 << 28
-"""Of a file: the lists of public data sets take a hundredth of it."""
-MAX_MEMORY = 1 << 33
+"""Of a file, and of what it holds: the lists of public data sets take a tenth of it."""
+MAX_MEMORY = 1 << 32
 """Of the other process, where the system can limit it."""
 SECONDS = 300
 
@@ -47,10 +47,10 @@ def variables(file: Path, lacking: str) -> dict[str, Any]:
     paths = os.pathsep.join(path for path in sys.path if path)
     try:
         done = subprocess.run(
-            [sys.executable, "-P", program, os.path.abspath(file), str(MAX_MEMORY)],
+            [sys.executable, "-P", program, os.path.abspath(file), str(MAX_MEMORY), str(MAX_BYTES)],
             capture_output=True,
             timeout=SECONDS,
-            env={**os.environ, "PYTHONPATH": paths},
+            env={**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"},
             check=True,
         )
         found = json.loads(done.stdout)

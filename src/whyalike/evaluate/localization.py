@@ -239,12 +239,13 @@ class _Measured:
         self._preprocess = model.preprocess
         self._model = model
         self._see = lru_cache(4 * BATCH)(self._seen)
-        self._explain = lru_cache(BATCH)(self._explained)  # partners are often near by
+        self._explained: dict[int, Contributions] = {}
         for start in range(0, len(samples), BATCH):
             _tell(tell, "embedding photographs", start, len(samples))
             taken = [self._take(sample) for sample in samples[start : start + BATCH]]
             if tensors := [one for one in taken if one is not None]:
                 self.E.append(model.embeddings(torch.stack(tensors)).float().cpu())
+        _tell(tell, "embedding photographs", len(samples), len(samples))
 
     def _seen(self, path: str) -> tuple[Float[Tensor, "3 H W"], XYXY, tuple[int, int]]:
         """A photograph as the network sees it, what part of it that is, and its size."""
@@ -278,8 +279,16 @@ class _Measured:
         known = lambda: (self._explain(query), self._explain(reference))  # noqa: E731
         return Both(self._model, sharp, x, y, seed=seed, explained=known)
 
-    def _explained(self, i: int) -> Contributions:
-        return self._model.explain(self._see(str(self.samples[i].path))[0])
+    def _explain(self, i: int) -> Contributions:
+        """Partners are often near by, so the last ones are kept, unless they hold activations."""
+        if i in self._explained:
+            return self._explained[i]
+        made = self._model.explain(self._see(str(self.samples[i].path))[0])
+        if made.at_hand:
+            if len(self._explained) >= 2 * BATCH:
+                self._explained.pop(next(iter(self._explained)))
+            self._explained[i] = made
+        return made
 
 
 def map_size(tensor: Float[Tensor, "3 H W"]) -> tuple[int, int]:
