@@ -16,10 +16,11 @@ from whyalike.cli import cli, main
 from whyalike.data import read
 from whyalike.errors import DataError, ModelError, OutputFileError
 from whyalike.evaluate import measures
-from whyalike.evaluate.localization import evaluate_localization, on_input, read_mask
+from whyalike.evaluate.localization import evaluate_localization
 from whyalike.evaluate.localization_report import report
 from whyalike.evaluate.methods import ALWAYS, METHODS, Both, named
 from whyalike.evaluate.pairing import partners
+from whyalike.evaluate.photographs import on_input, read_mask
 from whyalike.evaluate.report import Table
 
 SIDE = 32

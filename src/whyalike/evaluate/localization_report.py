@@ -17,8 +17,9 @@ from torch import Tensor
 from whyalike import draw
 from whyalike.data import Sample
 from whyalike.evaluate import measures
-from whyalike.evaluate.localization import Localization, map_size
+from whyalike.evaluate.localization import Localization
 from whyalike.evaluate.methods import ALWAYS, METHODS, Both
+from whyalike.evaluate.photographs import map_size
 from whyalike.evaluate.report import Figure, Report, Table, percent
 from whyalike.gallery.manifest import fingerprint
 from whyalike.geometry import XYXY, Frame
