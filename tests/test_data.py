@@ -18,8 +18,16 @@ from whyalike.data import matlab
 from whyalike.errors import DataError
 from whyalike.gallery import list_images
 
+# Each .mat file is read in a process of its own, which takes half a second.
+SLOW = ("cars", "cvact")
 
-@pytest.fixture(params=layouts.LAYOUTS)
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in layouts.LAYOUTS
+    ]
+)
 def named(request, tmp_path):
     """LAYOUT:PATH of a small data set, of each layout."""
     return f"{request.param}:{layouts.LAYOUTS[request.param](tmp_path / 'set')}"
@@ -365,8 +373,16 @@ def test_no_name_of_a_mat_file_leads_out(tmp_path):
     savemat(root / "cars_annos.mat", names)
     with pytest.raises(DataError, match=r"entry 1: .* no path below"):
         read("cars", root)
-    rows = [{**rows[0], "relative_im_path": "car_ims/000001.jpg", "class": 3}]
-    savemat(root / "cars_annos.mat", {**names, "annotations": layouts._struct(rows)})
+
+
+@pytest.mark.slow
+def test_an_entry_of_a_mat_file_that_is_wrong_is_told(tmp_path):
+    root = layouts.cars(tmp_path / "cars")
+    rows = [
+        {"relative_im_path": "car_ims/000001.jpg", **layouts._BOX, "class": 3, "test": 0},
+    ]
+    names = {"annotations": layouts._struct(rows), "class_names": layouts.CAR_NAMES}
+    savemat(root / "cars_annos.mat", names)
     with pytest.raises(DataError, match="entry 1: a class is a whole number from 1 to 2; came '3'"):
         read("cars", root)
     root = layouts.cvact(tmp_path / "cvact", ["../../secretsecretsecre", *layouts.CVACT_IDS[1:]])
@@ -374,7 +390,7 @@ def test_no_name_of_a_mat_file_leads_out(tmp_path):
         read("cvact", root)
 
 
-@pytest.mark.slow  # it is read seven times, each in a process of its own
+@pytest.mark.slow
 def test_a_mat_file_of_another_content_is_told(tmp_path, monkeypatch):
     root = layouts.cars(tmp_path / "cars")
     savemat(root / "cars_annos.mat", {"annotations": np.eye(3), "class_names": layouts.CAR_NAMES})

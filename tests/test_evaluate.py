@@ -322,9 +322,7 @@ def test_the_command(folder, tmp_path):
     assert ["decomposition", "0", *["100.0"] * 7] in lines
     assert {line[0] for line in lines if line} >= {"grad-cam", "centre-box", "random"}
     assert "| grad-cam | " in (tmp_path / "a.md").read_text()
-    told = json.loads(command(*asked, "--json").stdout)
-    assert told["photographs"] == 12
-    assert told == json.loads((tmp_path / "a.json").read_text())
+    assert json.loads((tmp_path / "a.json").read_text())["photographs"] == 12
     unseen = json.loads(command("--data", folder, "--split", "unseen", "--methods", "random",
                                 "--pairs", "random", "--seed", "3", "--json").stdout)  # fmt: skip
     assert (unseen["photographs"], unseen["settings"]["seed"]) == (12, 3)
