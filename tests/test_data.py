@@ -137,6 +137,11 @@ def test_faces_and_their_pairs(tmp_path):
         "Slobodan_Milosevic",
     )
     assert read("lfw", root / "lfw").pairs == found.pairs  # pairs.txt beside it
+    image = root / "lfw" / "Abel_Pacheco" / "Abel_Pacheco_0004.jpg"
+    image.unlink()
+    image.mkdir()
+    with pytest.raises(DataError, match=r"Abel_Pacheco_0004.jpg: is no image"):
+        read("lfw", root)
 
 
 def test_families(tmp_path):

@@ -89,7 +89,10 @@ def lfw(path: Path, name: str) -> Dataset:
         if image.parent.parent == images
     ]
     place = {one.path: index for index, one in enumerate(samples)}
-    check_there([one for a, b, _, _ in known for one in (a, b)], images, GET_LFW)
+    wanted = {one: None for a, b, _, _ in known for one in (a, b)}
+    check_there([*wanted], images, GET_LFW)
+    if strange := [one for one in wanted if one not in place]:
+        raise DataError(f"{printable(str(strange[0]))}: is no image; {GET_LFW}")
     pairs = tuple(
         KnownPair(place[a], place[b], same, fold, "same" if same else "different")
         for a, b, same, fold in known
