@@ -12,6 +12,7 @@ from PIL import Image
 import whyalike as wa
 from benchmarks.pairs import Pairs, matched
 from benchmarks.tables import UnavailableError
+from whyalike.data import read
 
 BESIDE = Path(__file__).parents[2] / "shared" / "data" / "cub_dev"
 
@@ -56,19 +57,11 @@ def photographs(
     per_species: int, species: int
 ) -> list[tuple[Path, tuple[float, float, float, float], int]]:
     """Path, box xyxy in pixels of the file, and number of the species."""
-    root = folder()
-    table = {name: _lines(root / f"{name}.txt") for name in ("images", "bounding_boxes")}
-    of = {number: int(label) for number, label in _lines(root / "image_class_labels.txt")}
-    first = sorted(set(of.values()))[:species]
-    box_of = {number: [float(x) for x in rest] for number, *rest in table["bounding_boxes"]}
-    counts, found = dict.fromkeys(first, 0), []
-    for number, path in table["images"]:
-        if counts.get(of[number], per_species) < per_species:
-            counts[of[number]] += 1
-            x, y, width, height = box_of[number]
-            found.append((root / "images" / path, (x, y, x + width, y + height), of[number]))
+    birds = read(f"cub:{folder()}")
+    number = {label: at for at, label in enumerate(birds.labels[:species])}
+    counts, found = dict.fromkeys(number, 0), []
+    for bird in birds:
+        if counts.get(bird.label, per_species) < per_species:
+            counts[bird.label] += 1
+            found.append((bird.path, bird.box_xyxy, number[bird.label]))
     return found
-
-
-def _lines(file: Path) -> list[list[str]]:
-    return [line.split() for line in file.read_text().splitlines()]

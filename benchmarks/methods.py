@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import io
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr
 
@@ -23,6 +22,7 @@ from torch import Tensor
 import whyalike as wa
 from benchmarks.pairs import Method, PointMethod, embed
 from benchmarks.peers import cosine_to, only_trainable
+from whyalike.evaluate import methods as evaluated
 
 IG_STEPS = 20
 BATCH = 32
@@ -70,8 +70,7 @@ def sharp(gamma: float = 0.1, finer: int = 2, affinity: float = 2.0) -> tuple[Me
 
 def random_map(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> Float[Tensor, "H W"]:
     """Noise in each pixel, other noise for other images."""
-    seed = zlib.crc32(query.numpy().tobytes() + reference.numpy().tobytes())
-    return torch.rand(query.shape[1:], generator=torch.Generator().manual_seed(seed))
+    return evaluated.random_map(evaluated.Both(model, model.sharp, query, reference))
 
 
 def centre_blob(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> Float[Tensor, "H W"]:

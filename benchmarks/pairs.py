@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import whyalike as wa
-from benchmarks import localization as measure
+from benchmarks.localization import correlation, deletion_and_insertion
+from whyalike.evaluate import measures as measure
+from whyalike.evaluate.pairing import partners
 
 BOX_SIDE = 128
 """Boxes are looked for at no more pixels a side: a larger image is shrunk by a whole number."""
@@ -73,19 +75,16 @@ def matched(
     """
     with torch.no_grad():
         E = torch.cat([model(some) for some in images.split(32)])
-    S = torch.nn.functional.normalize(E).double()
-    S = (S @ S.T).fill_diagonal_(-torch.inf)
+    nearest, first = partners(E, labels.numpy())
     same = labels[:, None] == labels[None]
-    first = labels[S.argmax(1)] == labels
-    nearest = S.masked_fill(~same, -torch.inf).argmax(1).numpy()
-    lots = torch.rand(S.shape, generator=torch.Generator().manual_seed(0))
+    lots = torch.rand(same.shape, generator=torch.Generator().manual_seed(0))
     unlike = lots.masked_fill(same, -1).argmax(1).numpy()
-    query = np.flatnonzero(first.numpy()) if retrieved else np.arange(len(images))
+    query = np.flatnonzero(first) if retrieved else np.arange(len(images))
     kinds = labels.unique().tolist()
     choose = np.isin(labels[query].numpy(), kinds[: len(kinds) // 2])
     return Pairs(
         *(images, boxes, labels, query, nearest[query], unlike[query], choose),
-        recall=first.double().mean().item(),
+        recall=float(first.mean()),
     )
 
 
@@ -166,14 +165,14 @@ def evaluate(
         both = [np.nan, np.nan]
         if deletion:
             score = lambda images: torch.cosine_similarity(embed(model, images), E_y)  # noqa: B023,E731
-            both = measure.deletion_and_insertion(score, x, measure.to_image(values, size_hw))
+            both = deletion_and_insertion(score, x, measure.to_image(values, size_hw))
         to_other = to_corner = np.nan
         if specificity:
-            to_other = measure.correlation(values, _split(method(model, x, z))[0])
+            to_other = correlation(values, _split(method(model, x, z))[0])
         if specificity and point_method is not None:
             left, top, right, bottom = pairs.boxes[query]
             points = ((left + right) / 2, (top + bottom) / 2), _far_corner(pairs, query)
-            to_corner = measure.correlation(*(point_method(model, x, y, xy) for xy in points))
+            to_corner = correlation(*(point_method(model, x, y, xy) for xy in points))
         row = (seconds, seconds / embedding_seconds, *both, to_other, to_corner, gap)
         names = ("seconds", "passes", "deletion", "insertion", "two_references", "point_corner")
         for name, value in zip((*names, "gap"), row, strict=True):

@@ -5,37 +5,21 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from whyalike.evaluate import report
+
 
 class UnavailableError(Exception):
     """A benchmark cannot run here; the message says what it lacks."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """One question and its answer.
-
-    Args:
-        title: the question in a few words.
-        about: what exactly was measured, in plain sentences.
-        columns: the heads of the columns; the first names what a row is about.
-        rows: as many cells a row as there are columns.
-    """
-
-    title: str
-    about: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def __post_init__(self) -> None:
-        assert all(len(row) == len(self.columns) for row in self.rows), self
+class Table(report.Table):
+    """One question and its answer, in colour on a terminal."""
 
     def show(self, console: Console) -> None:
         """Print the table and what was measured."""
@@ -47,12 +31,6 @@ class Table:
         console.print(table)
         console.print(self.about.replace("\n", " "), style="dim", markup=False, highlight=False)
         console.print()
-
-    def markdown(self) -> str:
-        """The same as a section of a Markdown page."""
-        rules = ["---"] + ["---:"] * (len(self.columns) - 1)
-        lines = [f"| {' | '.join(cells)} |" for cells in (self.columns, rules, *self.rows)]
-        return f"## {self.title}\n\n{self.about}\n\n" + "\n".join(lines) + "\n"
 
 
 def verdict(value: float, budget: float, unit: str = "") -> str:

@@ -33,6 +33,21 @@ def test_on_mean_heads_grad_cam_without_norm_is_the_decomposition(two, linear):
     torch.testing.assert_close(baselines.rectified_grad_cam(model, *two), expected)
 
 
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        baselines.grad_cam,
+        baselines.rectified_grad_cam,
+        baselines.layer_cam,
+        baselines.gradient_times_input,
+    ],
+)
+def test_the_reference_may_be_given_as_its_embedding(two, baseline):
+    model = build("mean")
+    embedding = model.explain(two[1]).embedding
+    torch.testing.assert_close(baseline(model, two[0], embedding), baseline(model, *two))
+
+
 @pytest.mark.parametrize("pool", ["max", "flatten"])
 def test_on_max_and_flatten_heads_only_the_rectified_one_is(two, pool):
     model = build(pool)

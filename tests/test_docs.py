@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from whyalike.data.samples import demo_pair
+from whyalike.data.synthetic import digit_scenes, write_scenes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "docs" / "all-of-whyalike.md"]
@@ -19,9 +20,10 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What the pages take for granted: two photographs in the folder that one is in."""
+    """What the pages take for granted in the folder that one is in: photographs, a data set."""
     for name, source in zip(("query.jpg", "reference.jpg"), demo_pair(), strict=True):
         shutil.copy(source, tmp_path / name)
+    write_scenes(tmp_path / "digits", digit_scenes(12, seed=0))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

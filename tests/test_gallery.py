@@ -296,6 +296,9 @@ def test_globs_prune_what_they_would_have_listed(model, tmp_path):
     assert (report.missing, report.pruned, len(gallery)) == (2, 2, 7)
     report = gallery.add(str(tmp_path / "**" / "*.png"), prune=True)
     assert (report.missing, report.pruned, len(gallery)) == (1, 1, 6)
+    paths[2].unlink()
+    report = gallery.add(f"folder:{tmp_path / 'photos'}", prune=True)
+    assert (report.missing, report.pruned, len(gallery)) == (1, 1, 5)
 
 
 def test_its_vectors_hold_no_file_open(model, tmp_path, query):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from benchmarks import localization as measure
+from benchmarks.localization import correlation, deletion_and_insertion, rank_correlation
 from benchmarks.pairs import evaluate, matched
 from benchmarks.randomisation import randomised
 from scipy import stats
@@ -11,6 +11,7 @@ from torch import nn
 
 import whyalike as wa
 from whyalike.data.synthetic import digit_scenes
+from whyalike.evaluate import measures as measure
 
 H, W = 24, 40
 BOX = np.array([[8.0, 4.0, 20.0, 16.0]])
@@ -91,23 +92,23 @@ def test_deletion_and_insertion_of_a_score_that_counts_pixels():
     values = torch.zeros(16, 16)
     values[:4, :8] = 1
     score = lambda images: (images[:, 0, :4, :8]).mean((1, 2))  # noqa: E731
-    deletion, insertion = measure.deletion_and_insertion(score, image, values)
+    deletion, insertion = deletion_and_insertion(score, image, values)
     # Two of sixteen steps take it all: 1, 1/2, 0, 0, ...
     assert deletion == pytest.approx(1 / 16)
     assert insertion == pytest.approx(15 / 16)
-    worst = measure.deletion_and_insertion(score, image, -values)
+    worst = deletion_and_insertion(score, image, -values)
     assert worst == pytest.approx((15 / 16, 1 / 16))
-    constant = measure.deletion_and_insertion(score, image, torch.zeros(16, 16))
+    constant = deletion_and_insertion(score, image, torch.zeros(16, 16))
     assert constant == pytest.approx((0.5, 0.5), abs=0.05)
 
 
 def test_correlations_are_scipys():
     a, b = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0)).round(decimals=1)
     pearson = stats.pearsonr(a.flatten(), b.flatten()).statistic
-    assert measure.correlation(a, b) == pytest.approx(pearson)
+    assert correlation(a, b) == pytest.approx(pearson)
     spearman = stats.spearmanr(a.flatten(), b.flatten()).statistic
-    assert measure.rank_correlation(a, b) == pytest.approx(spearman)
-    assert np.isnan(measure.correlation(a, torch.ones(5, 7)))
+    assert rank_correlation(a, b) == pytest.approx(spearman)
+    assert np.isnan(correlation(a, torch.ones(5, 7)))
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from whyalike.data.synthetic import MARK, digit_scenes
+from whyalike.data import read
+from whyalike.data.synthetic import MARK, digit_scenes, write_scenes
 
 
 @pytest.mark.parametrize("objects", [1, 2])
@@ -59,10 +61,52 @@ def test_the_mark_tells_the_class_and_covers_no_digit():
         colours.setdefault(scene.labels[0], set()).add(tuple(patch[0].tolist()))
     assert all(len(found) == 1 for found in colours.values())
     assert len(set.union(*colours.values())) == 10
+    assert all(scene.mark_label == scene.labels[0] for scene in marked)
     assert all(scene.mark_xyxy is None for scene in digit_scenes(20, seed=5))
 
 
-@pytest.mark.parametrize("wrong", [{"objects": 4}, {"shortcut": 1.5}, {"split": "validation"}])
+def test_a_misleading_mark_tells_another_class_and_changes_nothing_else():
+    honest = digit_scenes(100, seed=6, shortcut=1.0)
+    scenes = digit_scenes(100, seed=6, shortcut=1.0, misleading=0.5)
+    lies = [scene for scene in scenes if scene.mark_label != scene.labels[0]]
+    assert 35 < len(lies) < 65
+    by_label = {scene.labels[0]: scene.image[2, 2].tolist() for scene in honest}
+    for scene, other in zip(scenes, honest, strict=True):
+        assert scene.image[2, 2].tolist() == by_label[scene.mark_label]
+        assert (scene.image[10:] == other.image[10:]).all()
+        assert scene.labels == other.labels
+
+
+def test_classes_can_be_held_out():
+    scenes = digit_scenes(40, seed=7, objects=2, classes=range(5))
+    assert {label for scene in scenes for label in scene.labels} == {*range(5)}
+    assert [scene.labels[0] for scene in scenes[:6]] == [0, 1, 2, 3, 4, 0]
+
+
+def test_scenes_in_files_come_back(tmp_path):
+    scenes = digit_scenes(4, seed=8, objects=2, shortcut=0.5)
+    found = read(f"manifest:{write_scenes(tmp_path / 'digits', scenes)}")
+    assert len(found) == 4
+    for scene, sample in zip(scenes, found, strict=True):
+        assert (np.asarray(Image.open(sample.path)) == scene.image).all()
+        assert ((np.asarray(Image.open(sample.mask)) > 127) == scene.masks[0]).all()
+        assert (sample.label, sample.box_xyxy) == (str(scene.labels[0]), scene.boxes[0])
+        assert sample.metadata["others"] == str(scene.labels[1])
+        told = None if scene.mark_label is None else str(scene.mark_label)
+        assert sample.metadata.get("mark") == told
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"objects": 4},
+        {"shortcut": 1.5},
+        {"misleading": -1},
+        {"split": "validation"},
+        {"classes": [10]},
+        {"classes": [3], "objects": 2},
+    ],
+)
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match=r"came|split"):
         digit_scenes(1, seed=0, **wrong)

@@ -1,8 +1,10 @@
 """What others draw for a pair of images, to compare with: each (model, query, reference) → (h, w).
 
 Each function gives the map of the *query*, the reference's embedding held fixed; swap the two for
-the other map. Maps of a cut's features have its grid (h, w), maps of the input its pixels (H, W).
-They are as published, a final ReLU included, and like everything before `draw` not scaled to 0..1.
+the other map. For all but CAM and integrated gradients, the reference may be given as its embedding
+(d,), on the network's device. Maps of a cut's features have its grid (h, w), maps of the input its
+pixels (H, W). They are as published, a final ReLU included, and like everything before `draw` not
+scaled to 0..1.
 """
 
 from __future__ import annotations
@@ -191,7 +193,7 @@ def _at_cut(
             (gradient,) = torch.autograd.grad(score(model.net(images), other).sum(), leaves)
     finally:
         handle.remove()
-    layout = model.layout(images)
+    layout = model.layout(images, leaves[0].detach())
     return layout.as_map(leaves[0].detach())[0], layout.as_map(gradient)[0]
 
 
@@ -212,4 +214,6 @@ def _embed(model: EmbeddingModel, images: Tensor) -> Tensor:
 
 
 def _embedding(model: EmbeddingModel, source: Source) -> Float[Tensor, "1 d"]:
+    if isinstance(source, Tensor) and source.ndim == 1:
+        return source.detach()[None]
     return _embed(model, _tensor(model, source)[None])

@@ -25,6 +25,7 @@ import click
 from whyalike import __version__
 from whyalike.errors import (
     CheckpointError,
+    DataError,
     GalleryError,
     ImageError,
     ModelError,
@@ -125,6 +126,7 @@ def cli() -> None:
       whyalike explain a.jpg b.jpg --model timm:resnet50 -o pair.html -o pair.png
       whyalike index photos/ -o photos.lance
       whyalike search photos.lance query.jpg --region 40,30,120,110
+      whyalike evaluate localization --data cub:CUB_200_2011 --limit 200
       whyalike models 'resnet*'
     """
 
@@ -417,16 +419,18 @@ def index(
 ) -> None:
     """Index PHOTOS, to search them by region.
 
-    PHOTOS are folders, files, globs, and tables (.csv, .parquet) with a column `path` and perhaps
-    `label` and metadata. Run again, it reads what is new or has changed, and goes on where it was
-    stopped; without PHOTOS it looks at all files that the gallery has. Files that cannot be read
-    are set aside in GALLERY/errors.parquet.
+    PHOTOS are folders, files, globs, tables (.csv, .parquet) with a column `path` and perhaps
+    `label` and metadata, and data sets LAYOUT:PATH (see `whyalike evaluate --help`). Run again, it
+    reads what is new or has changed, and goes on where it was stopped; without PHOTOS it looks at
+    all files that the gallery has. Files that cannot be read are set aside in
+    GALLERY/errors.parquet.
 
     \b
     Examples:
       whyalike index photos/ -o photos.lance
       whyalike index photos/ 'more/**/*.jpg' -o photos.lance --model timm:resnet50 --maps pq
       whyalike index products.csv -o products.lance --strict
+      whyalike index market1501:Market-1501-v15.09.15 -o people.lance
       whyalike index -o photos.lance --prune
       whyalike index /nfs/photos -o s3://bucket/photos.lance --ray auto --device cuda
     """
@@ -606,6 +610,107 @@ def remove(
         _print(json.dumps({"removed": count, "images": len(opened)}))
     else:
         _print(f"removed {count:,}; {len(opened):,} are left in {gallery}")
+
+
+@cli.group()
+def evaluate() -> None:
+    """Measure a model, or its maps, on data of which the truth is known.
+
+    \b
+    Data sets are named LAYOUT:PATH, in the layout in which they unpack: cub, cars, sop, inshop,
+    market1501, lfw, fiw, casia, cvusa, cvact, vigor, folder, and manifest:FILE, a table (.csv,
+    .parquet) with columns path, label, split, x0, y0, x1, y1, mask.
+    """
+
+
+@evaluate.command()
+@click.option("--data", required=True, metavar="LAYOUT:PATH", help="The data set.")
+@click.option("--split", metavar="NAME", help="Only this split of it, or `unseen`: the second half "
+              "of the classes, as metric learning is tested.")  # fmt: skip
+@click.option("--methods", metavar="NAME,NAME", help="Maps to measure, such as decomposition, "
+              "sharp, grad-cam; default: ours, and others that take no minutes.")  # fmt: skip
+@click.option("--pairs", "pairing", type=click.Choice(["nearest", "random", "self"]),
+              default="nearest", show_default=True,
+              help="The reference of each photograph: the nearest of its class, another by lot, or "
+              "itself.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="About so many photographs: "
+              "ten of each class, of classes spread evenly over all.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the lot.")
+@click.option("-o", "--out", "outputs", multiple=True, metavar="FILE",
+              help="Write .json, .md or .html; may be given several times.")  # fmt: skip
+@_model_options
+@_json
+def localization(
+    data: str,
+    split: str | None,
+    methods: str | None,
+    pairing: Literal["nearest", "random", "self"],
+    limit: int | None,
+    seed: int,
+    outputs: tuple[str, ...],
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Do maps lie on the object? Boxes of photographs, found by thresholds of their maps.
+
+    Each photograph is compared with another of its class. A box in the middle and random maps
+    are always measured, too. The same command gives the same numbers.
+
+    \b
+    Examples:
+      whyalike evaluate localization --data cub:CUB_200_2011 --limit 200
+      whyalike evaluate localization --data cub:CUB_200_2011 --split unseen -o birds.html
+      whyalike evaluate localization --data manifest:images.csv --methods sharp,grad-cam --json
+    """
+    if checkpoint is not None:
+        check_input(checkpoint, CheckpointError, _A_CHECKPOINT)
+    paths = check_outputs(outputs, [] if checkpoint is None else [checkpoint],
+                          [".json", ".md", ".html"])  # fmt: skip
+    with _working("reading the data set"):
+        from whyalike.data import read
+        from whyalike.evaluate.methods import USUAL, named
+
+        names = [*USUAL]
+        if methods is not None:
+            names = [name.strip() for name in methods.split(",") if name.strip()]
+        try:
+            named(names)
+        except ValueError as error:
+            raise click.UsageError(f"--methods: {error}") from error
+        found = read(data)
+        if split is not None:
+            held = found.halves()[1] if split == "unseen" else found.only(split=split)
+            if not len(held):
+                has = ", ".join([*found.splits, "unseen"])
+                raise DataError(f"{data}: there is no split {split!r}; it has {has}")
+            found = held
+    with _working("loading the network"):
+        loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
+    with _steps() as tell:
+        from whyalike.evaluate.localization import evaluate_localization
+        from whyalike.evaluate.localization_report import report
+        from whyalike.images import printable
+        from whyalike.zoo import blaming
+
+        with blaming("running the network"):
+            measured = evaluate_localization(
+                loaded, found, names, pairing=pairing, limit=limit, seed=seed, tell=tell
+            )
+            made = report(measured, pictures=any(path.suffix.lower() == ".html" for path in paths))
+    made.save(*paths)
+    if as_json:
+        _print(made.json())
+        return
+    for path, reason in measured.left_out[:5]:
+        _say(f"left out: {printable(path)}: {reason}")
+    if len(measured.left_out) > 5:
+        _say(f"... and {len(measured.left_out) - 5:,} more; --json has them all")
+    tables = [line for table in made.tables for line in (table.text(), "")]
+    _print(made.lead, "", *tables, *(f"wrote {path}" for path in paths))
 
 
 @cli.command()
@@ -810,6 +915,30 @@ def _progress() -> Iterator[Callable[[Progress], None]]:
                 say = bar.console.print if terminal else partial(click.echo, err=True)
                 say(text)
             bar.update(task, completed=now.done, total=now.total, rate=now.rate)
+
+        yield tell
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, of work that comes in steps of known number; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with (
+        redirect_stdout(sys.stderr),
+        Bar(*columns, console=Console(stderr=True), disable=not terminal, transient=True) as bar,
+    ):
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
 
         yield tell
 

@@ -41,6 +41,10 @@ class CompletenessError(WhyalikeError):
     """The contributions do not add up to the embedding that the network returned."""
 
 
+class DataError(WhyalikeError):
+    """A data set that is not there, lacks a part, or has a list that cannot be read: which line."""
+
+
 class GalleryError(WhyalikeError):
     """A gallery that is not there, is of another model, or cannot be read or written."""
 

@@ -356,11 +356,16 @@ class EmbeddingModel(nn.Module):
         A, E = self._cut.run(self.to_net(images))
         return A, E, self._cut.head(A)[1]
 
-    def layout(self, images: Float[Tensor, "n 3 H W"]) -> Layout:
-        """How the output of the layer at the cut lies on images, its cells and prefix tokens."""
+    def layout(self, images: Float[Tensor, "n 3 H W"], A: Tensor | None = None) -> Layout:
+        """How the output of the layer at the cut lies on images, its cells and prefix tokens.
+
+        Args:
+            images: inputs of the network.
+            A: that output, where it is known; otherwise the network is run.
+        """
         self._cut.prepare(images.shape[1:])
         images = self.to_net(images)
-        return self._cut.layout(self._cut.run(images)[0], images)
+        return self._cut.layout(self._cut.run(images)[0] if A is None else A, images)
 
     def to_net(self, images: Tensor) -> Tensor:
         """Images where the network is, in its type."""

@@ -5,25 +5,21 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv, parquet
 
+from whyalike.data import names_data, read
+from whyalike.data.folders import ENDINGS, walk
 from whyalike.errors import GalleryError
 from whyalike.files import check_input
 from whyalike.images import printable
-
-ENDINGS = frozenset(
-    (".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png",
-     ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-)  # fmt: skip
-"""Of what a folder holds, files that end so are taken for images, in upper case as well."""
 
 TABLES = (".csv", ".parquet")
 
@@ -102,11 +98,13 @@ def list_images(sources: Name | Iterable[Name]) -> Listing:
         sources: one or more folders, which are walked with their links, each real folder once and
             hidden ones not at all; files; globs, with `**` for any depth; tables (.csv, .parquet)
             with a column `path`, relative to the table's folder, perhaps a column `label`, and more
-            of any name, which become metadata. Without a table, a file's label is the name of the
-            folder that it lies in, if that lies below a source.
+            of any name, which become metadata; data sets, LAYOUT:PATH as `whyalike.data.read` takes
+            them, whose splits, cameras and boxes become metadata. Where nothing else says it, a
+            file's label is the name of the folder that it lies in, if that lies below a source.
 
     Raises:
         GalleryError: a source that names nothing, or a table that cannot be read.
+        DataError: a data set that is not whole.
     """
     found: dict[bytes, Listed] = {}
     failed: list[Failed] = []
@@ -114,7 +112,10 @@ def list_images(sources: Name | Iterable[Name]) -> Listing:
     columns = pa.schema([])
     for source in [sources] if isinstance(sources, str | os.PathLike) else list(sources):
         for path in _expanded(source):
-            if os.path.isdir(path):
+            if names_data(path):
+                walked, fields = _read(path)
+                columns = pa.unify_schemas([columns, fields])
+            elif os.path.isdir(path):
                 walked, troubles, rest = _walk(path)
                 failed += troubles
                 others += rest
@@ -135,6 +136,9 @@ def _expanded(source: Name) -> Iterator[str]:
     if os.path.lexists(path):
         yield path
         return
+    if names_data(os.fspath(source)):
+        yield os.fspath(source)
+        return
     matches = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
     if not matches:
         raise GalleryError(
@@ -149,7 +153,8 @@ def _expanded(source: Name) -> Iterator[str]:
 def belonging_to(sources: Iterable[Name] | None) -> Callable[[bytes], bool]:
     """Whether a file that may be gone is one that sources name; to None belongs every file.
 
-    Of a glob, it is what matches, or lies below a folder that does.
+    Of a glob, it is what matches, or lies below a folder that does; of a data set, what lies below
+    its folder.
     """
     if sources is None:
         return lambda file: True
@@ -157,7 +162,9 @@ def belonging_to(sources: Iterable[Name] | None) -> Callable[[bytes], bool]:
     patterns: list[tuple[list[str], int | None]] = []
     for source in sources:
         path = os.path.expanduser(os.fspath(source))
-        if glob.has_magic(path) and not os.path.lexists(path):
+        if names_data(os.fspath(source)) and not os.path.lexists(path):
+            literal.append(absolute(os.path.expanduser(os.fspath(source).partition(":")[2])))
+        elif glob.has_magic(path) and not os.path.lexists(path):
             # What ends in a slash matches folders alone: the file's own name is left out.
             end = -1 if path.endswith(os.sep) else None
             patterns.append((os.fsdecode(absolute(path)).split(os.sep), end))
@@ -196,46 +203,28 @@ def _meets(name: str, part: str) -> bool:
 
 
 def _walk(root: str) -> tuple[list[Listed], list[Failed], int]:
-    """All images below a folder, hidden ones left out; no folder is entered twice, by links."""
-    files: list[Listed] = []
-    failed: list[Failed] = []
-    others = 0
-    start = os.stat(root)
-    seen = {(start.st_dev, start.st_ino)}
-
-    def trouble(error: OSError) -> None:
-        name = error.filename if error.filename is not None else root
-        failed.append(Failed(absolute(name), f"the folder cannot be read: {error.strerror}"))
-
-    for folder, names, inside in os.walk(root, onerror=trouble, followlinks=True):
-        kept = []
-        for name in sorted(name for name in names if not name.startswith(".")):
-            place = os.path.join(folder, name)
-            try:
-                status = os.stat(place)
-            except OSError as error:
-                trouble(error)
-                continue
-            if (key := (status.st_dev, status.st_ino)) not in seen:
-                seen.add(key)
-                kept.append(name)
-        names[:] = kept
-        label = None if folder == root else printable(os.path.basename(folder))
-        for name in sorted(name for name in inside if not name.startswith(".")):
-            path = os.path.join(folder, name)
-            if not name.lower().endswith(tuple(ENDINGS)):
-                others += 1
-            elif not _is_link_to_folder(path):
-                files.append(Listed(absolute(path), label))
-    return files, failed, others
+    """All images below a folder, each with the name of its folder for a label."""
+    walked = walk(root)
+    files = [Listed(absolute(path), printable(own) or None) for path, own in walked.images]
+    failed = [Failed(absolute(name), reason) for name, reason in walked.troubles]
+    return files, failed, walked.others
 
 
-def _is_link_to_folder(path: str) -> bool:
-    """Links in a circle are listed as files by the system; they lead nowhere, and say so later."""
-    try:
-        return stat.S_ISDIR(os.stat(path).st_mode)
-    except OSError:
-        return False
+def _read(spec: str) -> tuple[list[Listed], pa.Schema]:
+    """The samples of a data set, with what is known of them as metadata."""
+    kinds = dict.fromkeys(("split", "camera", "view"), pa.string()) | {"junk": pa.bool_()}
+    kinds |= dict.fromkeys(("x0", "y0", "x1", "y1"), pa.float64())
+    found = [
+        (one, (one.split, one.camera, one.view, one.junk or None, *(one.box_xyxy or (None,) * 4)))
+        for one in read(spec)
+    ]
+    used = [any(known[at] is not None for _, known in found) for at in range(len(kinds))]
+    names = list(compress(kinds, used))
+    files = [
+        Listed(absolute(one.path), one.label, dict(zip(names, compress(known, used), strict=True)))
+        for one, known in found
+    ]
+    return files, pa.schema([pa.field(name, kinds[name]) for name in names])
 
 
 def _table(path: str) -> tuple[list[Listed], pa.Schema]:

@@ -1,0 +1,165 @@
+"""Photographs whose objects have boxes, as the network sees them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from whyalike.contributions import Contributions
+from whyalike.data import Dataset, Sample
+from whyalike.errors import ImageError, ModelError
+from whyalike.evaluate.methods import Both
+from whyalike.geometry import XYXY
+from whyalike.images import read_image
+from whyalike.model import EmbeddingModel
+
+SIDE = 128
+"""Boxes are looked for at no more pixels a side: a larger input is shrunk by a whole number."""
+PER_CLASS = 10
+"""Where not all photographs are taken, so many of each class."""
+BATCH = 32
+
+Tell = Callable[[str, int, int], None]
+"""What is being done, how much of it is done, and how much there is."""
+
+
+def boxed(data: Dataset, limit: int | None, labelled: bool) -> list[Sample]:
+    """The samples with boxes, or some of them: ten of each class, of classes spread evenly."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit is 1 or more; came {limit}")
+    samples = [one for one in data if one.box_xyxy and not one.junk and (one.label or not labelled)]
+    if limit is None or limit >= len(samples):
+        return samples
+    sizes = Counter(one.label or "" for one in samples)
+
+    def spread(number: int) -> list[str]:
+        kinds = sorted(sizes)
+        return [kinds[i * len(kinds) // number] for i in range(number)]
+
+    def held(kinds: list[str], most: int) -> int:
+        return sum(min(sizes[kind], most) for kind in kinds)
+
+    enough = (
+        n for n in range(-(-limit // PER_CLASS), len(sizes)) if held(spread(n), PER_CLASS) >= limit
+    )
+    kinds = spread(next(enough, len(sizes)))
+    most = next(m for m in range(1, limit + 1) if held(kinds, m) >= limit)
+    room = dict.fromkeys(kinds, most)
+    taken = []
+    for one in samples:
+        if room.get(one.label or "", 0):
+            room[one.label or ""] -= 1
+            taken.append(one)
+    return taken[:limit]
+
+
+class Photographs:
+    """Photographs that can be read and whose box is in view: embeddings, boxes, masks."""
+
+    def __init__(self, model: EmbeddingModel, samples: list[Sample], tell: Tell | None) -> None:
+        self.samples: list[Sample] = []
+        self.left_out: list[tuple[str, str]] = []
+        self.E: list[Tensor] = []
+        self.boxes: list[Float[np.ndarray, " 4"]] = []
+        self.masks: list[Bool[np.ndarray, "H W"] | None] = []
+        if model.preprocess is None:
+            raise ModelError("to read photographs, the model needs a Preprocess; give it one")
+        self._preprocess = model.preprocess
+        self._model = model
+        self._see = lru_cache(4 * BATCH)(self._seen)
+        self._explained: dict[int, Contributions] = {}
+        for start in range(0, len(samples), BATCH):
+            say(tell, "embedding photographs", start, len(samples))
+            taken = [self._take(sample) for sample in samples[start : start + BATCH]]
+            if tensors := [one for one in taken if one is not None]:
+                self.E.append(model.embeddings(torch.stack(tensors)).float().cpu())
+        say(tell, "embedding photographs", len(samples), len(samples))
+
+    def _seen(self, path: str) -> tuple[Float[Tensor, "3 H W"], XYXY, tuple[int, int]]:
+        """A photograph as the network sees it, what part of it that is, and its size."""
+        image = read_image(path)
+        return *self._preprocess(image), image.size
+
+    def _take(self, sample: Sample) -> Float[Tensor, "3 H W"] | None:
+        assert sample.box_xyxy is not None
+        try:
+            tensor, view_xyxy, size_wh = self._see(str(sample.path))
+            size_hw = map_size(tensor)
+            box = on_input(sample.box_xyxy, view_xyxy, size_hw)
+            if box[2] - box[0] <= 0 or box[3] - box[1] <= 0:
+                raise ImageError("its box lies outside of what the network sees")
+            mask = None
+            if sample.mask is not None:
+                mask = read_mask(sample.mask, size_wh, view_xyxy, size_hw)
+        except ImageError as error:
+            self.left_out.append((str(sample.path), str(error)))
+            return None
+        self.samples.append(sample)
+        self.boxes.append(box)
+        self.masks.append(mask)
+        return tensor
+
+    def both(
+        self, sharp: Callable[[], EmbeddingModel], query: int, reference: int, seed: int
+    ) -> Both:
+        """A pair, read again if need be: a data set need not fit into memory."""
+        x, y = (self._see(str(self.samples[i].path))[0] for i in (query, reference))
+        known = lambda: (self._explain(query), self._explain(reference))  # noqa: E731
+        return Both(self._model, sharp, x, y, seed=seed, explained=known)
+
+    def _explain(self, i: int) -> Contributions:
+        """Partners are often near by, so the last ones are kept, unless they hold activations."""
+        if i in self._explained:
+            return self._explained[i]
+        made = self._model.explain(self._see(str(self.samples[i].path))[0])
+        if made.at_hand:
+            if len(self._explained) >= 2 * BATCH:
+                self._explained.pop(next(iter(self._explained)))
+            self._explained[i] = made
+        return made
+
+
+def map_size(tensor: Float[Tensor, "3 H W"]) -> tuple[int, int]:
+    """Height and width at which maps of an input are measured: at most 128 a side."""
+    height, width = tensor.shape[1:]
+    shrink = -(-max(height, width) // SIDE)
+    return height // shrink, width // shrink
+
+
+def on_input(box_xyxy: XYXY, view_xyxy: XYXY, size_hw: tuple[int, int]) -> Float[np.ndarray, " 4"]:
+    """A box of a photograph in pixels of what the network saw of it, cut off at its border."""
+    x0, y0, x1, y1 = view_xyxy
+    limits = np.array([size_hw[1], size_hw[0]] * 2, float)
+    scale = limits / np.array([x1 - x0, y1 - y0] * 2)
+    moved: np.ndarray = np.clip((np.array(box_xyxy) - (x0, y0, x0, y0)) * scale, 0, limits)
+    return moved
+
+
+def read_mask(
+    file: Path, size_wh: tuple[int, int], view_xyxy: XYXY, size_hw: tuple[int, int]
+) -> Bool[np.ndarray, "H W"]:
+    """The mask of a photograph of some size over what the network saw of it.
+
+    Raises:
+        ImageError: it cannot be read, or is not of the photograph's size.
+    """
+    mask = read_image(file).convert("L")
+    if mask.size != size_wh:
+        (w, h), (mw, mh) = size_wh, mask.size
+        raise ImageError(f"its mask has {mw}×{mh} pixels, the photograph {w}×{h}")
+    seen = mask.resize(size_hw[::-1], Image.Resampling.BOX, box=view_xyxy)
+    return np.asarray(seen) >= 128
+
+
+def say(tell: Tell | None, what: str, done: int, total: int) -> None:
+    """Tell how far the work is, if somebody wants to know."""
+    if tell is not None:
+        tell(what, done, total)
