@@ -166,7 +166,14 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module", params=DEPTHS)
+# Those that windows make slow; smaller ones of their kind are in tests/test_networks.py.
+SLOW = ("swin_tiny_patch4_window7_224", "maxvit_pico_rw_256")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in DEPTHS],
+)
 def large(request):
     name = request.param
     torch.manual_seed(0)
