@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -45,6 +46,9 @@ def digit_scenes(
     objects: int = 1,
     split: Literal["train", "test"] = "test",
     shortcut: float | None = None,
+    classes: Sequence[int] = range(10),
+    turned: bool = False,
+    beside: bool = False,
 ) -> list[Scene]:
     """Handwritten digits of scikit-learn, coloured, enlarged and pasted on strokes and patches.
 
@@ -60,39 +64,68 @@ def digit_scenes(
         split: "train" or "test": which half of the handwritten samples to take.
         shortcut: None for none, or the share of scenes that bear in their upper left corner a mark
             whose colour tells the class of the first object, as a shortcut for a network to learn.
+        classes: the digits that occur.
+        turned: each digit in each of eight positions (by quarter turns, and mirrored) is a class of
+            its own, 8 × the digit + the position: more shapes to learn from than ten.
+        beside: two objects stand side by side, each in a half of the scene, by lot.
 
     Raises:
-        ValueError: so many objects do not fit, or a share that is none.
+        ValueError: so many objects do not fit, a share that is none, or too few classes.
     """
     if not 1 <= objects <= 3:
         raise ValueError(f"a scene has 1 to 3 objects; came {objects}")
     if shortcut is not None and not 0 <= shortcut <= 1:
         raise ValueError(f"shortcut is a share of the scenes, from 0 to 1; came {shortcut}")
+    wanted = [int(label) for label in classes]
+    if len(set(wanted)) != len(wanted) or not set(wanted) <= set(range(10)):
+        raise ValueError(f"classes are digits from 0 to 9, each once; came {list(classes)}")
+    if shortcut is not None and turned:
+        raise ValueError("the mark has colours for ten classes, not for turned digits as well")
+    if beside and objects != 2:
+        raise ValueError(f"two objects stand beside each other; came {objects}")
+    if len(wanted) < objects:
+        raise ValueError(f"{objects} objects are of as many classes; came {wanted}")
     random = np.random.default_rng([seed, size, objects, split == "train"])
-    digits, classes = _digits(split)
-    by_class = [np.flatnonzero(classes == label) for label in range(10)]
+    digits, of_digit = _digits(split)
+    samples = {label: digits[of_digit == label] for label in wanted}
+    if turned:
+        samples = {
+            8 * label + place: _positions(own)[place]
+            for label, own in samples.items()
+            for place in range(8)
+        }
+    labels = list(samples)
     return [
-        _scene(random, digits, by_class, index % 10, size, objects, shortcut)
+        _scene(random, samples, labels[index % len(labels)], size, objects, shortcut, beside)
         for index in range(count)
     ]
 
 
 def _scene(
     random: np.random.Generator,
-    digits: Float[np.ndarray, "n 8 8"],
-    by_class: list[Int[np.ndarray, " k"]],
+    samples: dict[int, Float[np.ndarray, "n 8 8"]],
     first: int,
     size: int,
     objects: int,
     shortcut: float | None,
+    beside: bool,
+    attempts: int = 20,
 ) -> Scene:
-    others = random.permutation([label for label in range(10) if label != first])
+    others = random.permutation([label for label in samples if label != first])
     labels = (first, *others[: objects - 1].tolist())
     image = _clutter(random, size)
+    parts = [(0, size)] * objects
+    if beside:
+        parts = [((0, size // 2), (size // 2, size))[half] for half in random.permutation(2)]
     masks = np.zeros((objects, size, size), bool)
     for index, label in enumerate(labels):
-        ink = _enlarged(digits[random.choice(by_class[label])], random, size)
-        row, column = _place(random, ink > INK, np.asarray(masks[:index].any(0)), size)
+        ink = _enlarged(random.choice(samples[label]), random, size)
+        found = _place(random, ink > INK, np.asarray(masks[:index].any(0)), parts[index])
+        if found is None and attempts > 1:  # a digit in the middle may leave no room: all anew
+            return _scene(random, samples, first, size, objects, shortcut, beside, attempts - 1)
+        if found is None:
+            raise ValueError(f"there is no room for another digit in a scene of {size} pixels")
+        row, column = found
         rows, columns = slice(row, row + len(ink)), slice(column, column + ink.shape[1])
         image[rows, columns] += ink[..., None] * (_ink_colour(random) - image[rows, columns])
         masks[index, rows, columns] = ink > INK
@@ -111,6 +144,15 @@ def _scene(
         masks=masks,
         mark_xyxy=mark,
     )
+
+
+def _positions(digits: Float[np.ndarray, "n 8 8"]) -> list[Float[np.ndarray, "n 8 8"]]:
+    """As they are and by three quarter turns, and the same of their mirror images."""
+    return [
+        np.rot90(one, quarter, axes=(1, 2))
+        for one in (digits, digits[:, :, ::-1])
+        for quarter in range(4)
+    ]
 
 
 def box_of(mask: Bool[np.ndarray, "H W"]) -> XYXY:
@@ -161,18 +203,23 @@ def _enlarged(
 
 
 def _place(
-    random: np.random.Generator, ink: np.ndarray, taken: np.ndarray, size: int
-) -> tuple[int, int]:
-    """Row and column where a digit touches none of those that are there."""
-    h, w = ink.shape
+    random: np.random.Generator, ink: np.ndarray, taken: np.ndarray, part: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Row and column where a digit touches none of those that are there, if there is room.
+
+    Args:
+        part: the first column of the scene that it may lie in, and the one behind the last.
+    """
+    (h, w), size, (left, right) = ink.shape, len(taken), part
     low = 1 + round(MARK * size)  # the corner mark covers no digit
     for _ in range(1000):
-        row, column = (int(random.integers(1, size - side)) for side in (h, w))
+        row = int(random.integers(1, size - h))
+        column = int(random.integers(left + 1, right - w))
         if row <= low and column <= low:
             continue
         if not taken[max(row - 2, 0) : row + h + 2, max(column - 2, 0) : column + w + 2].any():
             return row, column
-    raise ValueError(f"there is no room for another digit in a scene of {size} pixels")
+    return None
 
 
 @cache

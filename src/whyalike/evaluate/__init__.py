@@ -1,0 +1,1 @@
+"""What a model, and what its maps, are worth on data of which the truth is known."""
