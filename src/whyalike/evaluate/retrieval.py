@@ -210,10 +210,14 @@ def bootstrap(
     _, of = np.unique(np.array([str(one) for one in names]), return_inverse=True)
     sums, sizes = np.bincount(of, numbers), np.bincount(of)
     random = np.random.default_rng(seed)
-    drawn = np.empty(draws)
-    for index in range(draws):
-        chosen = random.integers(len(sums), size=len(sums))
-        drawn[index] = sums[chosen].sum() / sizes[chosen].sum()
+    rows = max(1, 1_000_000 // len(sums))
+    drawn = np.concatenate(
+        [
+            sums[chosen].sum(1) / sizes[chosen].sum(1)
+            for start in range(0, draws, rows)
+            for chosen in [random.integers(len(sums), size=(min(rows, draws - start), len(sums)))]
+        ]
+    )
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(numbers.mean()), float(low), float(high))
 
