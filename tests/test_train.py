@@ -3,6 +3,7 @@
 import csv
 import json
 import multiprocessing
+import shutil
 import signal
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -434,15 +435,21 @@ def test_the_command_takes_tables_and_pictures_of_other_classes(photographs):
 
 def test_bad_input_is_one_line(photographs):
     Image.new("RGB", (9, 9)).save("alone.png")
+    bad = photographs / "bad"
+    shutil.copytree("photos", bad)
+    next(bad.glob("*/*.png")).write_bytes(b"no picture")
     for arguments, message in (
         (("nothing",), "there is no such file"),
         (("alone.png",), "alone.png has no class (1 of 1 have none)"),
         (("photos", "--unseen", "photos", "--hold-out", "0.5"), "leave one out"),
+        (("bad", *ARGUMENTS, "--hold-out", "0"), ".png: not an image"),
+        (("photos", "--device", "cuda:99", *ARGUMENTS), "on device 'cuda:99'"),
+        (("digits", "--hold-out", "0.5"), "digits has classes of its own"),
         (("photos", "--loss", "no-such"), "has no loss 'no-such'"),
         (("photos", "--trunk", "resnet"), "a trunk is default, small or timm:NAME"),
         (("photos", "--batch-size", "6"), "at least two classes of 5 images"),
     ):
-        done = invoke("train", *arguments, "-o", "model")
+        done = invoke("train", *arguments, "-o", message[:4])
         assert done.exit_code != 0
         error = done.exception
         said = str(error) if isinstance(error, WhyalikeError) else done.output

@@ -607,7 +607,8 @@ def remove(
               help="timm:NAME, default (EfficientNet-Lite0) or small.")  # fmt: skip
 @click.option("--pretrained/--no-pretrained", default=None,
               help="Begin with the trunk's weights, or with random ones.")  # fmt: skip
-@click.option("--pool", type=click.Choice(["mean", "max", "gem", "flatten"]))
+@click.option("--pool", type=click.Choice(["mean", "max", "gem", "flatten"]),
+              help="How the map becomes a vector; default: mean.")  # fmt: skip
 @click.option("--embedding", type=click.IntRange(0), metavar="N",
               help="Numbers in an embedding, 0 for the pooled vector; default: 512.")  # fmt: skip
 @click.option("--size", type=click.IntRange(1), metavar="PIXELS",
@@ -621,16 +622,18 @@ def remove(
               "multi-similarity or triplet-margin; default: none.")  # fmt: skip
 @click.option("--miner-option", "miner_options", multiple=True, type=(str, str),
               metavar="NAME VALUE", help="An argument of the miner.")  # fmt: skip
-@click.option("--epochs", type=click.IntRange(1))
-@click.option("--batch-size", type=click.IntRange(4))
-@click.option("--per-class", type=click.IntRange(2), help="Images of one class in a batch.")
-@click.option("--learning-rate", type=click.FloatRange(0, min_open=True))
+@click.option("--epochs", type=click.IntRange(1), metavar="N", help="Default: 20.")
+@click.option("--batch-size", type=click.IntRange(4), metavar="N", help="Default: 80.")
+@click.option("--per-class", type=click.IntRange(2), metavar="N",
+              help="Images of one class in a batch; default: 5.")  # fmt: skip
+@click.option("--learning-rate", type=click.FloatRange(0, min_open=True), metavar="RATE",
+              help="At its largest; default: 1e-4.")  # fmt: skip
 @click.option("--augment", type=click.Choice(["none", "flip", "crop"]),
               help="How pictures vary; default: crop (a random part, and flip).")  # fmt: skip
 @click.option("--amp/--no-amp", default=None, help="Compute in 16 bits where it is safe.")
-@click.option("--seed", type=click.IntRange(0))
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Of all that is random.")
 @click.option("--device", help="Where to run, such as cuda or cpu.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that read files.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads that read files.")
 @click.option("--restart", is_flag=True, help="Begin anew where a training has begun.")
 @click.option("--tensorboard", is_flag=True, help="Write a log for TensorBoard, too.")
 @_json
@@ -650,9 +653,9 @@ def train(
 
     DATA are folders with a folder for each class, tables (.csv, .parquet) with columns `path` and
     `label`, or `digits`: handwritten digits on clutter, which are here already and have settings
-    of their own. Half of the classes are held out, and Recall@K and MAP@R measured on them. What
-    is written is a model: `--model FOLDER`, `whyalike.load(FOLDER)`. Run again, it goes on where
-    it was stopped.
+    and classes of their own (a folder of that name is ./digits). Half of the classes are held out,
+    and Recall@K and MAP@R measured on them. What is written is a model: `--model FOLDER`,
+    `whyalike.load(FOLDER)`. Run again, it goes on where it was stopped.
 
     \b
     Examples:
@@ -664,6 +667,10 @@ def train(
     """
     if unseen and hold_out is not None:
         raise click.UsageError("--unseen and --hold-out say the same in two ways; leave one out")
+    scenes = data == ("digits",)
+    if scenes and (unseen or hold_out is not None):
+        raise click.UsageError("digits has classes of its own to measure on; leave --unseen and "
+                               "--hold-out out")  # fmt: skip
     for name in ("loss_options", "miner_options"):
         given[name] = {key: _plain_value(value) for key, value in given[name]} or None
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -673,10 +680,10 @@ def train(
         from whyalike.train import DIGITS, Pictures, Settings
         from whyalike.train import train as run
 
-        settings = replace(DIGITS if data == ("digits",) else Settings(), **chosen)
+        settings = replace(DIGITS if scenes else Settings(), **chosen)
         if not settings.embedding:
             settings = replace(settings, embedding=None)
-        if data == ("digits",):
+        if scenes:
             seen, others = Pictures.digits()
         else:
             seen, others = Pictures.of_files(data), None

@@ -170,7 +170,7 @@ class _Run:
     ) -> None:
         check_trainable(pictures)
         self.pictures, self.unseen, self.settings, self.folder = pictures, unseen, settings, folder
-        self.device = torch.device("cpu" if device is None else device)
+        self.device = _device(device)
         self.architecture = settings.architecture()
         self.batches = Batches(pictures, settings, self.architecture.preprocess)
         self.steps = settings.epochs * self.batches.per_epoch
@@ -350,6 +350,18 @@ class _Run:
                 f"{self.folder / checkpoints.NAME}: cannot be gone on with "
                 f"({in_one_line(error)}); give another folder, or begin anew (--restart)"
             ) from error
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    """The device of that name, if it is there."""
+    try:
+        device = torch.device("cpu" if name is None else name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise TrainingError(
+            f"nothing can be trained on device {str(name)!r}: {in_one_line(error)}"
+        ) from error
+    return device
 
 
 def _seed(seed: int, what: int, step: int) -> None:
