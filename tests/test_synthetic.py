@@ -94,7 +94,6 @@ def test_only_some_classes_and_each_turned_digit_is_one():
         {"objects": 4},
         {"shortcut": 1.5},
         {"split": "validation"},
-        {"classes": [1, 1]},
         {"classes": [10]},
         {"classes": [1], "objects": 2},
         {"beside": True},

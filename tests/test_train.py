@@ -124,7 +124,12 @@ def test_the_losses_own_parameters_are_trained_and_kept(whole):
     assert state["optimizer"]["state"][proxies]["exp_avg"].abs().max() > 0
 
 
-@pytest.mark.parametrize("pool", ["mean", "max", "gem", "flatten"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "pool", [pytest.param("mean", marks=SLOW), pytest.param("max", marks=SLOW), "gem", "flatten"]
+)
 def test_the_folder_is_a_model_whose_pool_and_head_are_known(pool, tmp_path):
     settings = replace(SETTINGS, pool=pool, size=(16, 24), epochs=1, loss="triplet", miner=None)
     trained(tmp_path / "model", settings)
@@ -378,6 +383,8 @@ def test_whatever_has_a_path_and_a_label_can_be_trained_on():
     assert found.numbers.tolist() == [0, 1, 0, 1]
     other = Pictures.of(Bird(f"{i}.jpg", 0) for i in range(4))
     assert found.fingerprint != other.fingerprint
+    with pytest.raises(TrainingError, match=r"1\.jpg has no class \(1 of 2 have none\)"):
+        Pictures.of([Bird("0.jpg", 1), Bird("1.jpg", None)])
 
 
 @pytest.fixture
@@ -438,7 +445,7 @@ def test_bad_input_is_one_line(photographs):
     bad = photographs / "bad"
     shutil.copytree("photos", bad)
     next(bad.glob("*/*.png")).write_bytes(b"no picture")
-    for arguments, message in (
+    bad_ones = (
         (("nothing",), "there is no such file"),
         (("alone.png",), "alone.png has no class (1 of 1 have none)"),
         (("photos", "--unseen", "photos", "--hold-out", "0.5"), "leave one out"),
@@ -448,8 +455,9 @@ def test_bad_input_is_one_line(photographs):
         (("photos", "--loss", "no-such"), "has no loss 'no-such'"),
         (("photos", "--trunk", "resnet"), "a trunk is default, small or timm:NAME"),
         (("photos", "--batch-size", "6"), "at least two classes of 5 images"),
-    ):
-        done = invoke("train", *arguments, "-o", message[:4])
+    )
+    for number, (arguments, message) in enumerate(bad_ones):
+        done = invoke("train", *arguments, "-o", f"model{number}")
         assert done.exit_code != 0
         error = done.exception
         said = str(error) if isinstance(error, WhyalikeError) else done.output

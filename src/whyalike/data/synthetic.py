@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -29,6 +32,7 @@ class Scene:
         boxes: each object's box xyxy, tight around its mask.
         masks: each object's pixels, (objects, H, W); no pixel belongs to two.
         mark_xyxy: the box of the corner mark, where there is one.
+        mark_label: the class that the mark's colour tells.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
@@ -36,6 +40,7 @@ class Scene:
     boxes: tuple[XYXY, ...]
     masks: Bool[np.ndarray, "objects H W"]
     mark_xyxy: XYXY | None = None
+    mark_label: int | None = None
 
 
 def digit_scenes(
@@ -45,8 +50,9 @@ def digit_scenes(
     size: int = 64,
     objects: int = 1,
     split: Literal["train", "test"] = "test",
-    shortcut: float | None = None,
     classes: Sequence[int] = range(10),
+    shortcut: float | None = None,
+    misleading: float = 0.0,
     turned: bool = False,
     beside: bool = False,
 ) -> list[Scene]:
@@ -62,67 +68,103 @@ def digit_scenes(
         size: height and width in pixels; the digits are 0.28 to 0.47 of it high.
         objects: digits in one scene, all of different classes, that do not overlap.
         split: "train" or "test": which half of the handwritten samples to take.
+        classes: the digits that occur, such as half of them for training and half for retrieval.
         shortcut: None for none, or the share of scenes that bear in their upper left corner a mark
             whose colour tells the class of the first object, as a shortcut for a network to learn.
-        classes: the digits that occur.
+        misleading: the share of these marks that tell another class instead, to see which of the
+            two a network follows; scenes of equal seeds differ in these marks alone.
         turned: each digit in each of eight positions (by quarter turns, and mirrored) is a class of
             its own, 8 × the digit + the position: more shapes to learn from than ten.
         beside: two objects stand side by side, each in a half of the scene, by lot.
 
     Raises:
-        ValueError: so many objects do not fit, a share that is none, or too few classes.
+        ValueError: so many objects do not fit, a share that is none, or classes that are none.
     """
     if not 1 <= objects <= 3:
         raise ValueError(f"a scene has 1 to 3 objects; came {objects}")
     if shortcut is not None and not 0 <= shortcut <= 1:
         raise ValueError(f"shortcut is a share of the scenes, from 0 to 1; came {shortcut}")
-    wanted = [int(label) for label in classes]
-    if len(set(wanted)) != len(wanted) or not set(wanted) <= set(range(10)):
-        raise ValueError(f"classes are digits from 0 to 9, each once; came {list(classes)}")
+    if not 0 <= misleading <= 1:
+        raise ValueError(f"misleading is a share of the marks, from 0 to 1; came {misleading}")
+    kinds = list(dict.fromkeys(classes))
+    if not {*kinds} <= {*range(10)} or len(kinds) < objects:
+        raise ValueError(f"classes are digits, at least as many as objects; came {kinds}")
     if shortcut is not None and turned:
         raise ValueError("the mark has colours for ten classes, not for turned digits as well")
     if beside and objects != 2:
         raise ValueError(f"two objects stand beside each other; came {objects}")
-    if len(wanted) < objects:
-        raise ValueError(f"{objects} objects are of as many classes; came {wanted}")
     random = np.random.default_rng([seed, size, objects, split == "train"])
-    digits, of_digit = _digits(split)
-    samples = {label: digits[of_digit == label] for label in wanted}
+    lies = np.random.default_rng([seed, size, len(kinds)])
+    digits, known = _digits(split)
+    samples = {label: digits[known == label] for label in kinds}
     if turned:
         samples = {
             8 * label + place: _positions(own)[place]
             for label, own in samples.items()
             for place in range(8)
         }
-    labels = list(samples)
-    return [
-        _scene(random, samples, labels[index % len(labels)], size, objects, shortcut, beside)
-        for index in range(count)
-    ]
+        kinds = list(samples)
+    scenes = []
+    for index in range(count):
+        first = kinds[index % len(kinds)]
+        others = random.permutation([label for label in kinds if label != first])
+        labels = (first, *others[: objects - 1].tolist())
+        told = first
+        if shortcut is not None and len(kinds) > 1 and lies.random() < misleading:
+            told = int(lies.choice([label for label in kinds if label != first]))
+        scenes.append(_scene(random, samples, labels, size, shortcut, told, beside))
+    return scenes
+
+
+def write_scenes(folder: str | os.PathLike[str], scenes: Sequence[Scene]) -> Path:
+    """Write scenes as files, with a table of them that `read("manifest:...")` takes.
+
+    >>> write_scenes("digits", digit_scenes(300, seed=0))  # doctest: +SKIP
+    PosixPath('digits/manifest.csv')
+
+    Args:
+        folder: a new folder, or one whose scenes are replaced.
+        scenes: label, box and mask in the table are those of their first objects; the others'
+            labels are its column `others`, what the corner mark tells its column `mark`.
+
+    Returns:
+        The table.
+    """
+    root = Path(folder)
+    (root / "masks").mkdir(parents=True, exist_ok=True)
+    with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "x0", "y0", "x1", "y1", "mask", "others", "mark"])
+        for index, scene in enumerate(scenes):
+            name, mask = f"{index:05d}.png", f"masks/{index:05d}.png"
+            Image.fromarray(scene.image).save(root / name)
+            Image.fromarray(scene.masks[0] * np.uint8(255)).save(root / mask)
+            others = " ".join(map(str, scene.labels[1:]))
+            mark = "" if scene.mark_label is None else scene.mark_label
+            table.writerow([name, scene.labels[0], *scene.boxes[0], mask, others, mark])
+    return root / "manifest.csv"
 
 
 def _scene(
     random: np.random.Generator,
     samples: dict[int, Float[np.ndarray, "n 8 8"]],
-    first: int,
+    labels: tuple[int, ...],
     size: int,
-    objects: int,
     shortcut: float | None,
+    told: int,
     beside: bool,
     attempts: int = 20,
 ) -> Scene:
-    others = random.permutation([label for label in samples if label != first])
-    labels = (first, *others[: objects - 1].tolist())
     image = _clutter(random, size)
-    parts = [(0, size)] * objects
+    parts = [(0, size)] * len(labels)
     if beside:
         parts = [((0, size // 2), (size // 2, size))[half] for half in random.permutation(2)]
-    masks = np.zeros((objects, size, size), bool)
+    masks = np.zeros((len(labels), size, size), bool)
     for index, label in enumerate(labels):
         ink = _enlarged(random.choice(samples[label]), random, size)
         found = _place(random, ink > INK, np.asarray(masks[:index].any(0)), parts[index])
         if found is None and attempts > 1:  # a digit in the middle may leave no room: all anew
-            return _scene(random, samples, first, size, objects, shortcut, beside, attempts - 1)
+            return _scene(random, samples, labels, size, shortcut, told, beside, attempts - 1)
         if found is None:
             raise ValueError(f"there is no room for another digit in a scene of {size} pixels")
         row, column = found
@@ -134,7 +176,7 @@ def _scene(
     if shortcut is not None and random.random() < shortcut:
         side = round(MARK * size)
         # The colours of ten classes are corners of a 3×3×3 grid, far apart from each other.
-        colour = [(0, 128, 255)[(first + 1) // 3**i % 3] for i in range(3)]
+        colour = [(0, 128, 255)[(told + 1) // 3**i % 3] for i in range(3)]
         image[1 : 1 + side, 1 : 1 + side] = colour
         mark = (1.0, 1.0, 1.0 + side, 1.0 + side)
     return Scene(
@@ -143,6 +185,7 @@ def _scene(
         boxes=tuple(box_of(mask) for mask in masks),
         masks=masks,
         mark_xyxy=mark,
+        mark_label=None if mark is None else told,
     )
 
 

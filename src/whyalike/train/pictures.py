@@ -66,9 +66,19 @@ class Pictures:
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> Pictures:
-        """Those that a reader of a data set yields."""
-        found = [(sample.path, str(sample.label)) for sample in samples]
-        return cls(tuple(path for path, _ in found), tuple(label for _, label in found))
+        """Those that a reader of a data set yields.
+
+        Raises:
+            TrainingError: a sample has no class.
+        """
+        found = [(sample.path, sample.label) for sample in samples]
+        without = [path for path, label in found if label is None]
+        if without:
+            raise TrainingError(
+                f"{without[0]} has no class ({len(without):,} of {len(found):,} have none); leave "
+                f"such samples out"
+            )
+        return cls(tuple(path for path, _ in found), tuple(str(label) for _, label in found))
 
     @classmethod
     def of_files(cls, sources: Name | Iterable[Name]) -> Pictures:
