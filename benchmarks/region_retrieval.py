@@ -44,16 +44,18 @@ def on_digits() -> Table:
     about = f"""\
 Scenes of 64 px with two handwritten digits side by side on clutter, and networks of five
 convolutions with three poolings that were trained to match scenes with the same two digits:
-nothing told them where a digit is. {QUERIES} scenes of unseen handwriting ask for the one digit and
-for the other by its box, in a gallery of {GALLERY} more. Precision@{K}: the share of the first {K}
-hits that contain the digit in the box; by chance 0.20 of all scenes, and 0.18 of those that do not
+nothing told them where a digit is. (Behind "flatten" only the head was trained, on the trunk of
+GMP, as from random weights it learns nothing in that time.) {QUERIES} scenes of unseen handwriting
+ask for the one digit and for the other by its box, in a gallery of {GALLERY} more. Precision@{K}:
+the share of the first {K} hits that contain the digit in the box; by chance 0.20 of all scenes,
+and 0.18 of those that do not
 show the query's two digits. {INTERVALS}"""
     return Table("Region search, digits in pairs", about, ["head", *_columns()], rows)
 
 
 INTERVALS = """\
 In brackets, 95 % of 10,000 bootstrap draws of the queries' photographs. An arrow says that the
-region is better (↑) or worse (↓) than that way: the interval of the difference, query by query,
+region finds more (↑) or less (↓) than that way: the interval of the difference, query by query,
 does not hold 0."""
 
 
