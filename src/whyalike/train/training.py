@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import whyalike
+from whyalike import files
 from whyalike.errors import CheckpointError, OutputFileError, TrainingError, in_one_line
 from whyalike.evaluate.retrieval import Retrieval, retrieval
 from whyalike.files import Name
@@ -27,6 +28,7 @@ from whyalike.train.settings import Settings
 from whyalike.zoo import trained
 
 KS = (1, 2, 4, 8)
+BOARD = "tensorboard"
 
 
 @dataclass(frozen=True)
@@ -176,8 +178,8 @@ class _Run:
         self.steps = settings.epochs * self.batches.per_epoch
         self.step, self.losses = 0, list[float]()
         self.epochs: list[Epoch] = []
-        self._make_folder()
-        state = None if restart else checkpoints.read(folder)
+        self._make_folder(restart)
+        state = checkpoints.read(folder)
         if state is not None:
             self._check_same(state.about)
         with _own_randomness(self.device):
@@ -278,18 +280,22 @@ class _Run:
             }
             trained.save(self.folder, self.net, self.architecture, training)
 
-    def _make_folder(self) -> None:
+    def _make_folder(self, restart: bool) -> None:
+        """The folder, without what a kill left half written, and to restart, without the state."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             inside = {path.name for path in self.folder.iterdir()}
+            others = {name for name in inside if not name.startswith(files.TEMPORARY)}
+            if others and not others & {checkpoints.NAME, trained.CONFIG, BOARD}:
+                raise OutputFileError(
+                    f"{self.folder}: holds other files, and no training; give a folder of its own"
+                )
+            for name in inside - others | ({checkpoints.NAME} & inside if restart else set()):
+                (self.folder / name).unlink()
         except OSError as error:
             raise OutputFileError(
                 f"{self.folder}: cannot be made a folder: {error.strerror}"
             ) from error
-        if inside and not inside & {checkpoints.NAME, trained.CONFIG}:
-            raise OutputFileError(
-                f"{self.folder}: holds other files, and no training; give a folder of its own"
-            )
 
     def _data(self) -> dict[str, Any]:
         def told(pictures: Pictures) -> dict[str, Any]:
@@ -398,7 +404,7 @@ def _board(
             f"the package {error.name!r} is needed for the log; install 'whyalike[train]'"
         ) from error
     # Of a run that was killed, what it had written after its last state is taken back.
-    with SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1) as writer:
+    with SummaryWriter(str(folder / BOARD), purge_step=step + 1) as writer:
 
         def log(at: int, loss: float, rate: float, epoch: Epoch | None) -> None:
             writer.add_scalar("loss", loss, at)
