@@ -175,6 +175,7 @@ SPOILT = {
         "lacks",
     ),
     "preprocess": (lambda f: changed(f, preprocess={"size": 3}), ModelError, "a preprocess has"),
+    "huge": (lambda f: enlarged(f, 9000), ModelError, "at most 4,096 pixels a side"),
     "pickle": (lambda f: torch.save({}, f / "model.safetensors"), CheckpointError, "safetensors"),
     "short": (
         lambda f: (f / "model.safetensors").write_bytes(b"12345678{}"),
@@ -187,6 +188,11 @@ SPOILT = {
 def changed(folder, **values):
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def enlarged(folder, side):
+    kept = json.loads((folder / "config.json").read_text())["preprocess"]
+    changed(folder, preprocess={**kept, "size": side})
 
 
 @pytest.mark.parametrize("how", SPOILT)

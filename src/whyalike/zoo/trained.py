@@ -32,6 +32,7 @@ LAYER = "trunk"
 """Where such a network is cut: behind its last feature map."""
 SMALL_WIDTHS = (24, 48, 48, 96, 96)
 MAX_EMBEDDING = 65_536
+MAX_SIDE = 4096
 MAX_CONFIG_BYTES = 16 << 20
 
 
@@ -71,6 +72,10 @@ class Architecture:
             raise ModelError(
                 f"an embedding is 1 to {MAX_EMBEDDING:,} numbers long, or none for no layer; came "
                 f"{printable(str(size))}"
+            )
+        if max(self.preprocess.size_hw) > MAX_SIDE:
+            raise ModelError(
+                f"an input is at most {MAX_SIDE:,} pixels a side; came {self.preprocess.size}"
             )
 
     def to_config(self) -> dict[str, Any]:
