@@ -14,6 +14,8 @@ from benchmarks.tables import Table, UnavailableError, machine
 
 NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "indexing", "search",
          "faithfulness"]  # fmt: skip
+ON_REQUEST = ["region_retrieval"]
+"""Those that train networks for minutes the first time, and have a page of their own."""
 
 INTRODUCTION = """\
 # Benchmarks
@@ -28,11 +30,12 @@ checks that what it times gives the right answer.
 
 
 @click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.argument("names", nargs=-1, type=click.Choice([*NAMES, *ON_REQUEST]))
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write the tables as a page of the documentation, too.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; by default its own.")
-@click.option("--full", is_flag=True, help="All pairs for faithfulness, which takes an hour.")
+@click.option("--full", is_flag=True, help="All pairs for faithfulness, which takes an hour, and "
+              "all photographs for region_retrieval.")  # fmt: skip
 def main(names: tuple[str, ...], markdown: Path | None, threads: int | None, full: bool) -> None:
     """Measure what whyalike costs: all of it, or NAMES alone."""
     if threads is not None:
@@ -42,7 +45,7 @@ def main(names: tuple[str, ...], markdown: Path | None, threads: int | None, ful
     for name in dict.fromkeys(names or NAMES):
         start = time.perf_counter()
         try:
-            options = {"full": full} if name == "faithfulness" else {}
+            options = {"full": full} if name in ("faithfulness", *ON_REQUEST) else {}
             answer: Table | list[Table] = import_module(f"benchmarks.{name}").run(**options)
         except (UnavailableError, ModuleNotFoundError) as error:
             console.print(f"{name}: skipped: {error}\n", style="bold")

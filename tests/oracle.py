@@ -407,3 +407,30 @@ def replayed_decomposition(
 
     v = torch.autograd.functional.jacobian(head, kept[0])[:, 0] * kept[0][0]
     return v.detach(), E[0] - v.flatten(1).sum(1).detach()
+
+
+def ranking(query: Tensor, gallery: Tensor, own: int | None = None) -> list[int]:
+    """Rows of a gallery by cosine, one by one; the query's own left out."""
+    cosines = [float(query @ row / query.norm() / row.norm()) for row in gallery]
+    order = sorted(range(len(gallery)), key=lambda row: -cosines[row])
+    return [row for row in order if row != own]
+
+
+def retrieval(E: Tensor, labels: list, ks: list[int]) -> tuple[list[float], float, float]:
+    """Recall@K, MAP@R and R-precision by the words of their definitions, a query at a time."""
+    recalls, aps, r_precisions = [], [], []
+    for i in range(len(E)):
+        right = [labels[row] == labels[i] for row in ranking(E[i], E, i)]
+        R = sum(right)
+        if R == 0:
+            continue
+        recalls.append([float(any(right[:k])) for k in ks])
+        precisions = [sum(right[: rank + 1]) / (rank + 1) for rank in range(R)]
+        aps.append(sum(p for p, hit in zip(precisions, right, strict=False) if hit) / R)
+        r_precisions.append(sum(right[:R]) / R)
+    n = len(aps)
+    return (
+        [sum(column) / n for column in zip(*recalls, strict=True)],
+        sum(aps) / n,
+        sum(r_precisions) / n,
+    )

@@ -96,6 +96,32 @@ def test_scenes_in_files_come_back(tmp_path):
         assert sample.metadata.get("mark") == told
 
 
+def test_two_stand_side_by_side_and_neither_side_is_of_one_class():
+    sides = set()
+    for scene in digit_scenes(60, seed=0, objects=2, beside=True):
+        (x0, _, x1, _), (u0, _, u1, _) = scene.boxes
+        assert x1 <= 32 <= u0 or u1 <= 32 <= x0
+        sides.add((scene.labels[0], x1 <= 32))
+    assert len(sides) == 20
+
+
+def test_a_scene_without_room_is_begun_anew():
+    assert len(digit_scenes(150, seed=3, objects=3, size=160)) == 150
+
+
+def test_only_some_classes_and_each_turned_digit_is_one():
+    labels = [scene.labels[0] for scene in digit_scenes(6, seed=0, classes=[3, 7, 5])]
+    assert labels == [3, 7, 5, 3, 7, 5]
+    scenes = digit_scenes(32, seed=0, classes=[1, 4], turned=True)
+    assert [scene.labels[0] for scene in scenes[:16]] == [*range(8, 16), *range(32, 40)]
+
+    def shape(place):  # a one that lies is wide
+        boxes = [scene.boxes[0] for scene in scenes if scene.labels[0] == 8 + place]
+        return np.mean([(x1 - x0) / (y1 - y0) for x0, y0, x1, y1 in boxes])
+
+    assert shape(0) < 0.8 < 1.2 < shape(1)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -104,9 +130,11 @@ def test_scenes_in_files_come_back(tmp_path):
         {"misleading": -1},
         {"split": "validation"},
         {"classes": [10]},
-        {"classes": [3], "objects": 2},
+        {"classes": [1], "objects": 2},
+        {"beside": True},
+        {"turned": True, "shortcut": 0.5},
     ],
 )
 def test_what_cannot_be_is_refused(wrong):
-    with pytest.raises(ValueError, match=r"came|split"):
+    with pytest.raises(ValueError, match=r"came|split|colours"):
         digit_scenes(1, seed=0, **wrong)

@@ -49,6 +49,10 @@ class GalleryError(WhyalikeError):
     """A gallery that is not there, is of another model, or cannot be read or written."""
 
 
+class TrainingError(WhyalikeError):
+    """Data or settings with which no network can be trained, or a training that went astray."""
+
+
 class OutputFileError(WhyalikeError):
     """A result that cannot be written where, or as what, it was asked for."""
 

@@ -13,6 +13,8 @@ from typing import BinaryIO
 from whyalike.errors import OutputFileError, WhyalikeError
 
 ENDINGS = (".html", ".png", ".pdf", ".npz")
+TEMPORARY = ".whyalike-"
+"""So begin the names of files that are being written; a kill may leave one."""
 
 Name = str | os.PathLike[str]
 
@@ -78,7 +80,7 @@ def write_whole(paths: Sequence[Path], write: Callable[[Path, BinaryIO], None]) 
         for path in paths:
             try:
                 target = _target(path)
-                temporary = target.with_name(f".whyalike-{secrets.token_hex(8)}")
+                temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(8)}")
                 undo.callback(temporary.unlink, missing_ok=True)
                 with temporary.open("xb") as file:
                     write(path, file)

@@ -53,6 +53,8 @@ def digit_scenes(
     classes: Sequence[int] = range(10),
     shortcut: float | None = None,
     misleading: float = 0.0,
+    turned: bool = False,
+    beside: bool = False,
 ) -> list[Scene]:
     """Handwritten digits of scikit-learn, coloured, enlarged and pasted on strokes and patches.
 
@@ -71,6 +73,9 @@ def digit_scenes(
             whose colour tells the class of the first object, as a shortcut for a network to learn.
         misleading: the share of these marks that tell another class instead, to see which of the
             two a network follows; scenes of equal seeds differ in these marks alone.
+        turned: each digit in each of eight positions (by quarter turns, and mirrored) is a class of
+            its own, 8 × the digit + the position: more shapes to learn from than ten.
+        beside: two objects stand side by side, each in a half of the scene, by lot.
 
     Raises:
         ValueError: so many objects do not fit, a share that is none, or classes that are none.
@@ -84,10 +89,21 @@ def digit_scenes(
     kinds = list(dict.fromkeys(classes))
     if not {*kinds} <= {*range(10)} or len(kinds) < objects:
         raise ValueError(f"classes are digits, at least as many as objects; came {kinds}")
+    if shortcut is not None and turned:
+        raise ValueError("the mark has colours for ten classes, not for turned digits as well")
+    if beside and objects != 2:
+        raise ValueError(f"two objects stand beside each other; came {objects}")
     random = np.random.default_rng([seed, size, objects, split == "train"])
     lies = np.random.default_rng([seed, size, len(kinds)])
     digits, known = _digits(split)
-    by_class = [np.flatnonzero(known == label) for label in range(10)]
+    samples = {label: digits[known == label] for label in kinds}
+    if turned:
+        samples = {
+            8 * label + place: _positions(own)[place]
+            for label, own in samples.items()
+            for place in range(8)
+        }
+        kinds = list(samples)
     scenes = []
     for index in range(count):
         first = kinds[index % len(kinds)]
@@ -96,7 +112,7 @@ def digit_scenes(
         told = first
         if shortcut is not None and len(kinds) > 1 and lies.random() < misleading:
             told = int(lies.choice([label for label in kinds if label != first]))
-        scenes.append(_scene(random, digits, by_class, labels, size, shortcut, told))
+        scenes.append(_scene(random, samples, labels, size, shortcut, told, beside))
     return scenes
 
 
@@ -131,18 +147,27 @@ def write_scenes(folder: str | os.PathLike[str], scenes: Sequence[Scene]) -> Pat
 
 def _scene(
     random: np.random.Generator,
-    digits: Float[np.ndarray, "n 8 8"],
-    by_class: list[Int[np.ndarray, " k"]],
+    samples: dict[int, Float[np.ndarray, "n 8 8"]],
     labels: tuple[int, ...],
     size: int,
     shortcut: float | None,
     told: int,
+    beside: bool,
+    attempts: int = 20,
 ) -> Scene:
     image = _clutter(random, size)
+    parts = [(0, size)] * len(labels)
+    if beside:
+        parts = [((0, size // 2), (size // 2, size))[half] for half in random.permutation(2)]
     masks = np.zeros((len(labels), size, size), bool)
     for index, label in enumerate(labels):
-        ink = _enlarged(digits[random.choice(by_class[label])], random, size)
-        row, column = _place(random, ink > INK, np.asarray(masks[:index].any(0)), size)
+        ink = _enlarged(random.choice(samples[label]), random, size)
+        found = _place(random, ink > INK, np.asarray(masks[:index].any(0)), parts[index])
+        if found is None and attempts > 1:  # a digit in the middle may leave no room: all anew
+            return _scene(random, samples, labels, size, shortcut, told, beside, attempts - 1)
+        if found is None:
+            raise ValueError(f"there is no room for another digit in a scene of {size} pixels")
+        row, column = found
         rows, columns = slice(row, row + len(ink)), slice(column, column + ink.shape[1])
         image[rows, columns] += ink[..., None] * (_ink_colour(random) - image[rows, columns])
         masks[index, rows, columns] = ink > INK
@@ -162,6 +187,15 @@ def _scene(
         mark_xyxy=mark,
         mark_label=None if mark is None else told,
     )
+
+
+def _positions(digits: Float[np.ndarray, "n 8 8"]) -> list[Float[np.ndarray, "n 8 8"]]:
+    """As they are and by three quarter turns, and the same of their mirror images."""
+    return [
+        np.rot90(one, quarter, axes=(1, 2))
+        for one in (digits, digits[:, :, ::-1])
+        for quarter in range(4)
+    ]
 
 
 def box_of(mask: Bool[np.ndarray, "H W"]) -> XYXY:
@@ -212,18 +246,23 @@ def _enlarged(
 
 
 def _place(
-    random: np.random.Generator, ink: np.ndarray, taken: np.ndarray, size: int
-) -> tuple[int, int]:
-    """Row and column where a digit touches none of those that are there."""
-    h, w = ink.shape
+    random: np.random.Generator, ink: np.ndarray, taken: np.ndarray, part: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Row and column where a digit touches none of those that are there, if there is room.
+
+    Args:
+        part: the first column of the scene that it may lie in, and the one behind the last.
+    """
+    (h, w), size, (left, right) = ink.shape, len(taken), part
     low = 1 + round(MARK * size)  # the corner mark covers no digit
     for _ in range(1000):
-        row, column = (int(random.integers(1, size - side)) for side in (h, w))
+        row = int(random.integers(1, size - h))
+        column = int(random.integers(left + 1, right - w))
         if row <= low and column <= low:
             continue
         if not taken[max(row - 2, 0) : row + h + 2, max(column - 2, 0) : column + w + 2].any():
             return row, column
-    raise ValueError(f"there is no room for another digit in a scene of {size} pixels")
+    return None
 
 
 @cache

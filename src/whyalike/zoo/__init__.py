@@ -1,4 +1,4 @@
-"""Where models come from: the default, timm, transformers, the paper, a factory, and files."""
+"""Where models come from: the default, timm, transformers, the paper, factories, files, folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from whyalike.errors import LayerError, ModelError, WhyalikeError, in_one_line
 from whyalike.model import EmbeddingModel
 from whyalike.preprocess import Preprocess
-from whyalike.zoo import default, from_file, from_timm, published
+from whyalike.zoo import default, from_file, from_timm, published, trained
 from whyalike.zoo.checkpoints import load_checkpoint
 from whyalike.zoo.exporting import export
 
@@ -46,7 +46,7 @@ def load(
             "package.module:factory" for a function of yours that returns an nn.Module or an
             EmbeddingModel, or for such a module itself; "onnx:FILE" or "pt2:FILE", also a path that
             ends so, for a network in a file ("onnx:FILE#NAME" where several of its outputs may be
-            the embedding).
+            the embedding); the path of a folder that `whyalike train` wrote.
         layer: the layer to cut at; by default the last feature map, or what "auto" finds.
         checkpoint: a file of weights, safetensors or torch (read with `weights_only=True`), for
             the network that `spec` makes.
@@ -81,12 +81,18 @@ def load(
         if checkpoint is not None:
             raise ModelError(f"{spec} has weights of its own; leave the checkpoint out")
         made, own, layer = from_file.create(kind, spec, layer, preprocess)
+    elif trained.is_folder(spec):
+        if checkpoint is not None:
+            raise ModelError(f"{spec} has weights of its own; leave the checkpoint out")
+        made, own = trained.read(spec)
+        layer = layer or trained.LAYER
     elif all(name.isidentifier() for name in spec.replace(":", ".", 1).split(".")) and ":" in spec:
         made, own = _call_factory(spec), None
     else:
         raise ModelError(
             f"a model is nothing (the default), timm:NAME, transformers:NAME, published:NAME, "
-            f"onnx:FILE, pt2:FILE or package.module:factory; came {spec!r}"
+            f"onnx:FILE, pt2:FILE, package.module:factory, or the folder of a trained model; came "
+            f"{spec!r}"
         )
     if isinstance(made, EmbeddingModel):
         if layer is not None and layer != made.layer:
