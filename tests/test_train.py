@@ -431,7 +431,7 @@ def test_the_command_trains_and_its_folder_explains(photographs):
     assert config["training"]["settings"]["loss_options"] == {"margin": 0.2}
     assert config["training"]["data"]["unseen"]["classes"] == 2
     images = sorted(map(str, (photographs / "photos").glob("*/*.png")))
-    explained = invoke("explain", images[0], images[1], "--model", "model", "--json")
+    explained = invoke("explain", images[0], images[1], "--model", "model", "--plain", "--json")
     assert explained.exit_code == 0, explained.output
     assert "Sequential.trunk → mean → Linear(96→6)" in json.loads(explained.stdout)["model"]
     again = invoke("train", "photos", "-o", "model", *ARGUMENTS, *loss, "--json")
