@@ -48,7 +48,10 @@ def test_python_blocks(page, folder):
         exec(compile(code, str(page), "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+LONG = [pytest.param(page, marks=[pytest.mark.slow] if page != PAGES[0] else []) for page in PAGES]
+
+
+@pytest.mark.parametrize("page", LONG, ids=lambda p: p.name)
 def test_commands(page, folder):
     lines = [line for code in blocks(page, "bash") for line in code.splitlines() if line]
     assert lines

@@ -395,11 +395,11 @@ def test_random_weights_are_said_to_be(folder, monkeypatch, capsys):
 
 
 def test_both_towers_on_the_command_line(folder, towers_file, small_towers):
-    command = ["explain", "a.png", "b.png", "--checkpoint", str(towers_file)]
+    command = ["explain", "a.png", "b.png", "--plain", "--checkpoint", str(towers_file)]
     both = json_of(*command, "--model", "published:siamese_vgg16")
     assert both["model"].startswith("512×2×3 map of Tower.trunk.relu5_3 → mean → Linear(512→4096)")
     named = [f"published:siamese_vgg16/{tower}" for tower in ("aerial", "ground")]
-    swapped = ["explain", "b.png", "a.png", "--checkpoint", str(towers_file)]
+    swapped = ["explain", "b.png", "a.png", "--plain", "--checkpoint", str(towers_file)]
     other = json_of(*swapped, "--model", named[0], "--reference-model", named[1])
     assert other["similarity"] == pytest.approx(both["similarity"], abs=1e-6)
     assert other["terms"]["query_bias"] == pytest.approx(both["terms"]["reference_bias"], abs=1e-6)
