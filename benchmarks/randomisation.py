@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import whyalike as wa
-from benchmarks.localization import correlation, rank_correlation
 from benchmarks.pairs import Method, Pairs
+from whyalike.evaluate.measures import correlation, rank_correlation
 
 
 @dataclass(frozen=True)
