@@ -244,7 +244,9 @@ def changes_by_vectors(
     for box in boxes.tolist():
         gone = query.within(box).double()
         changed.append(E - gone if hidden is None else E - gone + hidden.within(box).double())
-    cosines = torch.cosine_similarity(torch.stack([E, *changed]), other[None])
+    left = torch.stack([E, *changed])
+    left[left.norm(dim=1) < 1e-6 * E.norm()] = 0.0  # rounding has no direction
+    cosines = torch.cosine_similarity(left, other[None])
     found: np.ndarray = (cosines[1:] - cosines[0]).cpu().numpy()
     return found
 
@@ -272,10 +274,10 @@ def agreement(predicted: Float[np.ndarray, " n"], measured: Float[np.ndarray, " 
     # What is the same but for rounding does not vary.
     varies = [x.std() > 1e-9 * np.abs(y).max() for x, y in ((p, predicted), (m, measured))]
     with np.errstate(invalid="ignore", divide="ignore"):
-        fits = (predicted @ measured) ** 2 / (predicted @ predicted)
+        fits = (predicted @ measured) ** 2 / (predicted @ predicted) if predicted.any() else 0.0
         return Agreement(
             correlation=float(p @ m / np.sqrt((p @ p) * (m @ m))) if all(varies) else np.nan,
             slope=float(p @ m / (p @ p)) if varies[0] else np.nan,
             infidelity=float(np.square(predicted - measured).mean()),
-            unexplained=float(1 - np.nan_to_num(fits) / (measured @ measured)),
+            unexplained=float(1 - fits / (measured @ measured)),
         )
