@@ -120,7 +120,7 @@ _evaluation_outputs = click.option(
 )
 
 
-def _data_options(limit: int | None) -> Callable[..., Any]:
+def _data_options(limit: int | None, each: str = "ten") -> Callable[..., Any]:
     """Which photographs are measured, and with which others."""
 
     def of(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,8 +128,8 @@ def _data_options(limit: int | None) -> Callable[..., Any]:
             click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
                          help="Of the lot."),
             click.option("--limit", type=click.IntRange(1), metavar="N", default=limit,
-                         show_default=limit is not None, help="About so many photographs: ten of "
-                         "each class, of classes spread evenly over all."),
+                         show_default=limit is not None, help=f"About so many photographs: {each} "
+                         "of each class, of classes spread evenly over all."),
             click.option("--pairs", "pairing", type=click.Choice(["nearest", "random", "self"]),
                          default="nearest", show_default=True, help="The reference of each "
                          "photograph: the nearest of its class, another by lot, or itself."),
@@ -754,6 +754,58 @@ def faithfulness(
                 loaded, found, names, fills=cast(Any, kinds), pairing=pairing, limit=limit,
                 seed=seed, tell=tell,
             )  # fmt: skip
+    made = report(measured, pictures=_pictured(paths))
+    _report_evaluation(made, measured.left_out, paths, as_json)
+
+
+@evaluate.command()
+@_data_options(10, "two")
+@click.option("--methods", metavar="NAME,NAME", help="Maps to measure; default: decomposition, "
+              "sharp, grad-cam.")  # fmt: skip
+@_evaluation_outputs
+@_model_options
+@_json
+def sanity(
+    data: str,
+    split: str | None,
+    pairing: Literal["nearest", "random", "self"],
+    limit: int,
+    seed: int,
+    methods: str | None,
+    outputs: tuple[str, ...],
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Are maps of the network, and of the pair? They are compared as either is another.
+
+    As weights are drawn anew from the head down; as the reference is an impostor, the nearest of
+    another class; and as there is noise in the query. The same command gives the same numbers.
+
+    \b
+    Examples:
+      whyalike evaluate sanity --data cub:CUB_200_2011
+      whyalike evaluate sanity --data folder:photos --methods decomposition,grad-cam -o sane.html
+    """
+    paths = _evaluation_paths(outputs, checkpoint)
+    with _working("reading the data set"):
+        from whyalike.evaluate.sanity import USUAL, evaluate_sanity
+
+        names = _methods(methods, USUAL)
+        found = _data(data, split)
+    with _working("loading the network"):
+        loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
+    with _steps() as tell:
+        from whyalike.evaluate.sanity_report import report
+        from whyalike.zoo import blaming
+
+        with blaming("running the network"):
+            measured = evaluate_sanity(
+                loaded, found, names, pairing=pairing, limit=limit, seed=seed, tell=tell
+            )
     made = report(measured, pictures=_pictured(paths))
     _report_evaluation(made, measured.left_out, paths, as_json)
 

@@ -38,7 +38,9 @@ def boxed(data: Dataset, limit: int | None, labelled: bool) -> list[Sample]:
     return some([one for one in data if one.box_xyxy], limit, labelled)
 
 
-def some(data: Iterable[Sample], limit: int | None, labelled: bool) -> list[Sample]:
+def some(
+    data: Iterable[Sample], limit: int | None, labelled: bool, each: int = PER_CLASS
+) -> list[Sample]:
     """Samples that are no junk, or so many of them: ten of each class, of classes spread evenly."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit is 1 or more; came {limit}")
@@ -54,9 +56,7 @@ def some(data: Iterable[Sample], limit: int | None, labelled: bool) -> list[Samp
     def held(kinds: list[str], most: int) -> int:
         return sum(min(sizes[kind], most) for kind in kinds)
 
-    enough = (
-        n for n in range(-(-limit // PER_CLASS), len(sizes)) if held(spread(n), PER_CLASS) >= limit
-    )
+    enough = (n for n in range(-(-limit // each), len(sizes)) if held(spread(n), each) >= limit)
     kinds = spread(next(enough, len(sizes)))
     most = next(m for m in range(1, limit + 1) if held(kinds, m) >= limit)
     room = dict.fromkeys(kinds, most)
