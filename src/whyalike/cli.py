@@ -162,6 +162,7 @@ def cli() -> None:
       whyalike index photos/ -o photos.lance
       whyalike search photos.lance query.jpg --region 40,30,120,110
       whyalike evaluate localization --data cub:CUB_200_2011 --limit 200
+      whyalike evaluate correspondence
       whyalike models 'resnet*'
     """
 
@@ -806,6 +807,70 @@ def sanity(
             measured = evaluate_sanity(
                 loaded, found, names, pairing=pairing, limit=limit, seed=seed, tell=tell
             )
+    made = report(measured, pictures=_pictured(paths))
+    _report_evaluation(made, measured.left_out, paths, as_json)
+
+
+@evaluate.command()
+@click.option("--data", metavar="LAYOUT:PATH", help="Photographs for homographies; default: the "
+              "demo's two.")  # fmt: skip
+@click.option("--methods", metavar="NAME,NAME", help="Some of decomposition, sharp, cosine (of "
+              "features); default: all.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=10, show_default=True,
+              help="So many photographs, spread evenly over all.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Of the homographies.")  # fmt: skip
+@_evaluation_outputs
+@_model_options
+@_json
+def correspondence(
+    data: str | None,
+    methods: str | None,
+    limit: int,
+    seed: int,
+    outputs: tuple[str, ...],
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Do point maps find what a point shows? Against matches that are known.
+
+    Of a stereo pair that is here already, and of photographs under random homographies; beside the
+    nearest features, a point left where it was, and chance. The same command gives the same
+    numbers.
+
+    \b
+    Examples:
+      whyalike evaluate correspondence
+      whyalike evaluate correspondence --data folder:photos --limit 5 -o points.html
+    """
+    paths = _evaluation_paths(outputs, checkpoint)
+    with _working("reading the data set"):
+        from whyalike.evaluate.correspondence import METHODS, evaluate_correspondence
+
+        names = [*METHODS]
+        if methods is not None:
+            names = [name.strip() for name in methods.split(",") if name.strip()]
+        if bad := [name for name in names if name not in METHODS]:
+            raise click.UsageError(
+                f"--methods: a method is one of {', '.join(METHODS)}; came {bad[0]!r}"
+            )
+        photographs = None
+        if data is not None:
+            found = _data(data, None)
+            count = min(limit, len(found))
+            photographs = [found[i * len(found) // count].path for i in range(count)]
+    with _working("loading the network"):
+        loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
+    with _steps() as tell:
+        from whyalike.evaluate.correspondence_report import report
+        from whyalike.zoo import blaming
+
+        with blaming("running the network"):
+            measured = evaluate_correspondence(loaded, photographs, names, seed=seed, tell=tell)
     made = report(measured, pictures=_pictured(paths))
     _report_evaluation(made, measured.left_out, paths, as_json)
 

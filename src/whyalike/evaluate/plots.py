@@ -1,4 +1,4 @@
-"""Curves for the pages of evaluations."""
+"""Curves and photographs for the pages of evaluations."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Plot
+from PIL import Image
 
-from whyalike.evaluate.methods import ALWAYS
+from whyalike.evaluate import correspondence, methods
+
+NOTHING = {*methods.ALWAYS, *correspondence.ALWAYS}
 
 
 def curves(
@@ -21,7 +24,7 @@ def curves(
     """Lines over one axis, by name, as the data URL of a picture; dotted what knows nothing."""
     with _plot() as (ax, urls):
         for at, (name, values) in enumerate(lines.items()):
-            style = ":" if name in ALWAYS else ("-", "--", "-.")[at // 10 % 3]
+            style = ":" if name in NOTHING else ("-", "--", "-.")[at // 10 % 3]
             ax.plot(x, values, style, lw=1.4, label=name)
         ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
@@ -49,4 +52,15 @@ def _plot() -> Iterator[tuple[Any, list[str]]]:
     yield ax, urls
     buffer = io.BytesIO()
     plot.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
-    urls.append(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}")
+    urls.append(_url(buffer, "png"))
+
+
+def jpeg(picture: Image.Image) -> str:
+    """A photograph as a data URL."""
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=80)
+    return _url(buffer, "jpeg")
+
+
+def _url(buffer: io.BytesIO, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

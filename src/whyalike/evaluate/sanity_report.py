@@ -81,7 +81,8 @@ def _forgotten(found: Sanity) -> Table:
         "Correlation with the trained network's map, Pearson's, and Spearman's of absolute values, "
         "as weights are drawn anew from the head down to the layer named, one step keeping what "
         "the last one forgot; means over the pairs (Adebayo et al., 2018). A map that stays near "
-        "1, as a box in the middle does, does not depend on what the network has learned."
+        "1 does not depend on what the network has learned, as a box in the middle and noise of "
+        "the image's own do not."
     )
     return Table("Weights forgotten", about, ["map", *(one.forgotten for one in steps)], rows)
 
