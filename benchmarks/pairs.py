@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import whyalike as wa
-from benchmarks.localization import correlation, deletion_and_insertion
 from whyalike.evaluate import measures as measure
+from whyalike.evaluate.measures import correlation
 from whyalike.evaluate.pairing import partners
+from whyalike.evaluate.perturbation import deletion_and_insertion
 
 BOX_SIDE = 128
 """Boxes are looked for at no more pixels a side: a larger image is shrunk by a whole number."""

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from benchmarks.localization import correlation, deletion_and_insertion, rank_correlation
 from benchmarks.pairs import evaluate, matched
 from benchmarks.randomisation import randomised
 from scipy import stats
@@ -12,6 +11,8 @@ from torch import nn
 import whyalike as wa
 from whyalike.data.synthetic import digit_scenes
 from whyalike.evaluate import measures as measure
+from whyalike.evaluate.measures import correlation, rank_correlation
+from whyalike.evaluate.perturbation import deletion_and_insertion
 
 H, W = 24, 40
 BOX = np.array([[8.0, 4.0, 20.0, 16.0]])

@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast, get_args
 
 import click
 
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress as ProgressBar
     from rich.progress import ProgressColumn
 
+    from whyalike.data import Dataset
     from whyalike.depth import Depth
+    from whyalike.evaluate.report import Report
     from whyalike.gallery import Gallery, Hit, Manifest, Progress
     from whyalike.model import EmbeddingModel
     from whyalike.pair import Pair
@@ -112,6 +114,39 @@ _storage = click.option(
     metavar="KEY VALUE",
     help="An option of the object store, where the gallery is at s3://... and the like.",
 )
+_evaluation_outputs = click.option(
+    "-o",
+    "--out",
+    "outputs",
+    multiple=True,
+    metavar="FILE",
+    help="Write .json, .md or .html; may be given several times.",
+)
+
+
+def _data_options(limit: int | None, each: str = "ten") -> Callable[..., Any]:
+    """Which photographs are measured, and with which others."""
+
+    def of(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+                         help="Of the lot."),
+            click.option("--limit", type=click.IntRange(1), metavar="N", default=limit,
+                         show_default=limit is not None, help=f"About so many photographs: {each} "
+                         "of each class, of classes spread evenly over all."),
+            click.option("--pairs", "pairing", type=click.Choice(["nearest", "random", "self"]),
+                         default="nearest", show_default=True, help="The reference of each "
+                         "photograph: the nearest of its class, another by lot, or itself."),
+            click.option("--split", metavar="NAME", help="Only this split of it, or `unseen`: the "
+                         "second half of the classes, as metric learning is tested."),
+            click.option("--data", required=True, metavar="LAYOUT:PATH", help="The data set."),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return of
+
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 
 
@@ -132,6 +167,7 @@ def cli() -> None:
       whyalike search photos.lance query.jpg --region 40,30,120,110
       whyalike train photos/ -o model
       whyalike evaluate localization --data cub:CUB_200_2011 --limit 200
+      whyalike evaluate correspondence
       whyalike models 'resnet*'
     """
 
@@ -625,24 +661,19 @@ def evaluate() -> None:
     Data sets are named LAYOUT:PATH, in the layout in which they unpack: cub, cars, sop, inshop,
     market1501, lfw, fiw, casia, cvusa, cvact, vigor, folder, and manifest:FILE, a table (.csv,
     .parquet) with columns path, label, split, x0, y0, x1, y1, mask.
+
+    \b
+    Examples:
+      whyalike evaluate localization --data cub:CUB_200_2011 --limit 200 -o maps.html
+      whyalike evaluate faithfulness --help
     """
 
 
 @evaluate.command()
-@click.option("--data", required=True, metavar="LAYOUT:PATH", help="The data set.")
-@click.option("--split", metavar="NAME", help="Only this split of it, or `unseen`: the second half "
-              "of the classes, as metric learning is tested.")  # fmt: skip
+@_data_options(None)
 @click.option("--methods", metavar="NAME,NAME", help="Maps to measure, such as decomposition, "
               "sharp, grad-cam; default: ours, and others that take no minutes.")  # fmt: skip
-@click.option("--pairs", "pairing", type=click.Choice(["nearest", "random", "self"]),
-              default="nearest", show_default=True,
-              help="The reference of each photograph: the nearest of its class, another by lot, or "
-              "itself.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="About so many photographs: "
-              "ten of each class, of classes spread evenly over all.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the lot.")
-@click.option("-o", "--out", "outputs", multiple=True, metavar="FILE",
-              help="Write .json, .md or .html; may be given several times.")  # fmt: skip
+@_evaluation_outputs
 @_model_options
 @_json
 def localization(
@@ -671,51 +702,203 @@ def localization(
       whyalike evaluate localization --data cub:CUB_200_2011 --split unseen -o birds.html
       whyalike evaluate localization --data manifest:images.csv --methods sharp,grad-cam --json
     """
-    if checkpoint is not None:
-        check_input(checkpoint, CheckpointError, _A_CHECKPOINT)
-    paths = check_outputs(outputs, [] if checkpoint is None else [checkpoint],
-                          [".json", ".md", ".html"])  # fmt: skip
+    paths = _evaluation_paths(outputs, checkpoint)
     with _working("reading the data set"):
-        from whyalike.data import read
-        from whyalike.evaluate.methods import USUAL, named
+        from whyalike.evaluate.methods import USUAL
 
-        names = [*USUAL]
-        if methods is not None:
-            names = [name.strip() for name in methods.split(",") if name.strip()]
-        try:
-            named(names)
-        except ValueError as error:
-            raise click.UsageError(f"--methods: {error}") from error
-        found = read(data)
-        if split is not None:
-            held = found.halves()[1] if split == "unseen" else found.only(split=split)
-            if not len(held):
-                has = ", ".join([*found.splits, "unseen"])
-                raise DataError(f"{data}: there is no split {split!r}; it has {has}")
-            found = held
+        names = _methods(methods, USUAL)
+        found = _data(data, split)
     with _working("loading the network"):
         loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
     with _steps() as tell:
         from whyalike.evaluate.localization import evaluate_localization
         from whyalike.evaluate.localization_report import report
-        from whyalike.images import printable
         from whyalike.zoo import blaming
 
         with blaming("running the network"):
             measured = evaluate_localization(
                 loaded, found, names, pairing=pairing, limit=limit, seed=seed, tell=tell
             )
-            made = report(measured, pictures=any(path.suffix.lower() == ".html" for path in paths))
-    made.save(*paths)
-    if as_json:
-        _print(made.json())
-        return
-    for path, reason in measured.left_out[:5]:
-        _say(f"left out: {printable(path)}: {reason}")
-    if len(measured.left_out) > 5:
-        _say(f"... and {len(measured.left_out) - 5:,} more; --json has them all")
-    tables = [line for table in made.tables for line in (table.text(), "")]
-    _print(made.lead, "", *tables, *(f"wrote {path}" for path in paths))
+            made = report(measured, pictures=_pictured(paths))
+    _report_evaluation(made, measured.left_out, paths, as_json)
+
+
+@evaluate.command()
+@_data_options(10)
+@click.option("--methods", metavar="NAME,NAME", help="Maps to measure; default: decomposition, "
+              "sharp, grad-cam.")  # fmt: skip
+@click.option("--fills", metavar="NAME,NAME", default="grey,blur", show_default=True,
+              help="What hides pixels: grey, mean (the image's own), blur.")  # fmt: skip
+@_evaluation_outputs
+@_model_options
+@_json
+def faithfulness(
+    data: str,
+    split: str | None,
+    pairing: Literal["nearest", "random", "self"],
+    limit: int,
+    seed: int,
+    methods: str | None,
+    fills: str,
+    outputs: tuple[str, ...],
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Do scores hang on what maps show? Pixels are hidden, and the network is asked again.
+
+    Deletion and insertion, of the query alone and of both images; ROAD; and the change of the score
+    that a map predicts for hidden boxes against the change measured. Hundreds of passes through the
+    network for each pair and method. The same command gives the same numbers.
+
+    \b
+    Examples:
+      whyalike evaluate faithfulness --data cub:CUB_200_2011
+      whyalike evaluate faithfulness --data folder:photos --methods decomposition -o faithful.html
+      whyalike evaluate faithfulness --data manifest:images.csv --fills grey,mean,blur --json
+    """
+    paths = _evaluation_paths(outputs, checkpoint)
+    with _working("reading the data set"):
+        from whyalike.evaluate import faithfulness as faithful
+        from whyalike.evaluate.perturbation import Fill
+
+        names = _methods(methods, faithful.USUAL)
+        kinds = [name.strip() for name in fills.split(",") if name.strip()]
+        if not kinds or {*kinds} - {*get_args(Fill)}:
+            raise click.UsageError(f"--fills: some of {', '.join(get_args(Fill))}; came {fills!r}")
+        found = _data(data, split)
+    with _working("loading the network"):
+        loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
+    with _steps() as tell:
+        from whyalike.evaluate.faithfulness_report import report
+        from whyalike.zoo import blaming
+
+        with blaming("running the network"):
+            measured = faithful.evaluate_faithfulness(
+                loaded, found, names, fills=cast(Any, kinds), pairing=pairing, limit=limit,
+                seed=seed, tell=tell,
+            )  # fmt: skip
+    made = report(measured, pictures=_pictured(paths))
+    _report_evaluation(made, measured.left_out, paths, as_json)
+
+
+@evaluate.command()
+@_data_options(10, "two")
+@click.option("--methods", metavar="NAME,NAME", help="Maps to measure; default: decomposition, "
+              "sharp, grad-cam.")  # fmt: skip
+@_evaluation_outputs
+@_model_options
+@_json
+def sanity(
+    data: str,
+    split: str | None,
+    pairing: Literal["nearest", "random", "self"],
+    limit: int,
+    seed: int,
+    methods: str | None,
+    outputs: tuple[str, ...],
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Are maps of the network, and of the pair? They are compared as either is another.
+
+    As weights are drawn anew from the head down; as the reference is an impostor, the nearest of
+    another class; and as there is noise in the query. The same command gives the same numbers.
+
+    \b
+    Examples:
+      whyalike evaluate sanity --data cub:CUB_200_2011
+      whyalike evaluate sanity --data folder:photos --methods decomposition,grad-cam -o sane.html
+    """
+    paths = _evaluation_paths(outputs, checkpoint)
+    with _working("reading the data set"):
+        from whyalike.evaluate.sanity import USUAL, evaluate_sanity
+
+        names = _methods(methods, USUAL)
+        found = _data(data, split)
+    with _working("loading the network"):
+        loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
+    with _steps() as tell:
+        from whyalike.evaluate.sanity_report import report
+        from whyalike.zoo import blaming
+
+        with blaming("running the network"):
+            measured = evaluate_sanity(
+                loaded, found, names, pairing=pairing, limit=limit, seed=seed, tell=tell
+            )
+    made = report(measured, pictures=_pictured(paths))
+    _report_evaluation(made, measured.left_out, paths, as_json)
+
+
+@evaluate.command()
+@click.option("--data", metavar="LAYOUT:PATH", help="Photographs for homographies; default: the "
+              "demo's two.")  # fmt: skip
+@click.option("--methods", metavar="NAME,NAME", help="Some of decomposition, sharp, cosine (of "
+              "features); default: all.")  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), metavar="N", default=10, show_default=True,
+              help="So many photographs, spread evenly over all.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
+              help="Of the homographies.")  # fmt: skip
+@_evaluation_outputs
+@_model_options
+@_json
+def correspondence(
+    data: str | None,
+    methods: str | None,
+    limit: int,
+    seed: int,
+    outputs: tuple[str, ...],
+    model: str | None,
+    layer: str | None,
+    checkpoint: str | None,
+    pretrained: bool,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Do point maps find what a point shows? Against matches that are known.
+
+    Of a stereo pair that is here already, and of photographs under random homographies; beside the
+    nearest features, a point left where it was, and chance. The same command gives the same
+    numbers.
+
+    \b
+    Examples:
+      whyalike evaluate correspondence
+      whyalike evaluate correspondence --data folder:photos --limit 5 -o points.html
+    """
+    paths = _evaluation_paths(outputs, checkpoint)
+    with _working("reading the data set"):
+        from whyalike.evaluate.correspondence import METHODS, evaluate_correspondence
+
+        names = [*METHODS]
+        if methods is not None:
+            names = [name.strip() for name in methods.split(",") if name.strip()]
+        if bad := [name for name in names if name not in METHODS]:
+            raise click.UsageError(
+                f"--methods: a method is one of {', '.join(METHODS)}; came {bad[0]!r}"
+            )
+        photographs = None
+        if data is not None:
+            found = _data(data, None)
+            count = min(limit, len(found))
+            photographs = [found[i * len(found) // count].path for i in range(count)]
+    with _working("loading the network"):
+        loaded, _ = _load(model, None, layer, checkpoint, pretrained, device)
+    with _steps() as tell:
+        from whyalike.evaluate.correspondence_report import report
+        from whyalike.zoo import blaming
+
+        with blaming("running the network"):
+            measured = evaluate_correspondence(loaded, photographs, names, seed=seed, tell=tell)
+    made = report(measured, pictures=_pictured(paths))
+    _report_evaluation(made, measured.left_out, paths, as_json)
 
 
 @cli.command()
@@ -1088,6 +1271,61 @@ def _plain_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _evaluation_paths(outputs: Sequence[str], checkpoint: str | None) -> list[Path]:
+    if checkpoint is not None:
+        check_input(checkpoint, CheckpointError, _A_CHECKPOINT)
+    return check_outputs(outputs, [] if checkpoint is None else [checkpoint],
+                         [".json", ".md", ".html"])  # fmt: skip
+
+
+def _pictured(paths: Sequence[Path]) -> bool:
+    return any(path.suffix.lower() == ".html" for path in paths)
+
+
+def _methods(given: str | None, usual: Sequence[str]) -> list[str]:
+    """Names of methods, checked; the usual ones where none are given."""
+    from whyalike.evaluate.methods import named
+
+    if given is None:
+        return [*usual]
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    try:
+        named(names)
+    except ValueError as error:
+        raise click.UsageError(f"--methods: {error}") from error
+    return names
+
+
+def _data(name: str, split: str | None) -> Dataset:
+    from whyalike.data import read
+
+    found = read(name)
+    if split is None:
+        return found
+    held = found.halves()[1] if split == "unseen" else found.only(split=split)
+    if not len(held):
+        has = ", ".join([*found.splits, "unseen"])
+        raise DataError(f"{name}: there is no split {split!r}; it has {has}")
+    return held
+
+
+def _report_evaluation(
+    made: Report, left_out: Sequence[tuple[str, str]], paths: Sequence[Path], as_json: bool
+) -> None:
+    from whyalike.images import printable
+
+    made.save(*paths)
+    if as_json:
+        _print(made.json())
+        return
+    for path, reason in left_out[:5]:
+        _say(f"left out: {printable(path)}: {reason}")
+    if len(left_out) > 5:
+        _say(f"... and {len(left_out) - 5:,} more; --json has them all")
+    tables = [line for table in made.tables for line in (table.text(), "")]
+    _print(made.lead, "", *tables, *(f"wrote {path}" for path in paths))
 
 
 def _size(count: float) -> str:

@@ -1,4 +1,4 @@
-"""The demo's photographs: two portraits in the public domain that the dependencies bring."""
+"""Photographs that the dependencies bring: two portraits in the public domain, a stereo pair."""
 
 from __future__ import annotations
 
@@ -13,3 +13,12 @@ def demo_pair() -> tuple[Path, Path]:
     hopper = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
     collins = Path(skimage.__file__).parent / "data" / "astronaut.png"
     return hopper, collins
+
+
+def stereo_pair() -> tuple[Path, Path, Path]:
+    """The motorcycle in scikit-image's data: left, right, and the left one's disparity (.npz)."""
+    folder = Path(skimage.__file__).parent / "data"
+    left, right, disparity = (
+        folder / f"motorcycle_{name}" for name in ("left.png", "right.png", "disp.npz")
+    )
+    return left, right, disparity

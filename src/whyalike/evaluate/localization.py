@@ -13,16 +13,14 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from whyalike.data import Dataset, Sample
-from whyalike.errors import DataError, ModelError
+from whyalike.errors import ModelError
 from whyalike.evaluate import measures
 from whyalike.evaluate.methods import USUAL, Both, Method, named
-from whyalike.evaluate.pairing import Pairing, partners
-from whyalike.evaluate.photographs import Photographs, Tell, boxed, map_size, say
-from whyalike.images import printable
+from whyalike.evaluate.pairing import Pairing
+from whyalike.evaluate.photographs import Tell, boxed, compared, map_size, say
 from whyalike.model import EmbeddingModel
 
 
@@ -145,17 +143,12 @@ def evaluate_localization(
         ValueError: a name that is no method, or no pairing.
     """
     chosen = named(methods)
-    found = Photographs(model, boxed(data, limit, pairing != "self"), tell)
-    if not found.samples:
-        reasons = "; ".join(sorted({reason for _, reason in found.left_out})) or "none has a box"
-        raise DataError(f"{printable(data.name)}: no photograph can be measured: {reasons}")
-    labels = np.array([one.label or "" for one in found.samples])
-    partner, right = partners(torch.cat(found.E), labels, pairing, seed=seed)
-    pairs = np.flatnonzero(partner >= 0)
-    if not len(pairs):
-        raise DataError(f"{printable(data.name)}: no two photographs are of one class")
-    lone = [found.samples[i] for i in np.flatnonzero(partner < 0)]
-    half = _first_half(labels)
+    samples = boxed(data, limit, pairing != "self")
+    told = compared(
+        model, samples, pairing, name=data.name, seed=seed, tell=tell, lacking="none has a box"
+    )
+    found, partner, pairs = told.photographs, told.partner, told.queries
+    half = _first_half(told.labels)
     located: dict[str, list[Any]] = {name: [] for name in chosen}
     sharp = cache(model.sharp)
     for done, i in enumerate(pairs):
@@ -172,12 +165,9 @@ def evaluate_localization(
         pairing=pairing,
         limit=limit,
         seed=seed,
-        recall=float(right.mean()),
+        recall=float(told.right.mean()),
         model=model,
-        left_out=(
-            *found.left_out,
-            *((str(one.path), "no other photograph is of its class") for one in lone),
-        ),
+        left_out=told.left_out,
     )
 
 

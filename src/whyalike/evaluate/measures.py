@@ -1,6 +1,6 @@
-"""Measures of a map: does it lie on the object?
+"""Measures of a map: does it lie on the object? How alike are two?
 
-All take maps (n, H, W) at the image's resolution and any scale: what is below zero counts as
+The first take maps (n, H, W) at the image's resolution and any scale: what is below zero counts as
 nothing, and the rest is divided by its largest value, map by map.
 """
 
@@ -164,3 +164,24 @@ def pixels(boxes: np.ndarray, size_hw: Sequence[int]) -> np.ndarray:
     columns = (x >= boxes[:, :1]) & (x <= boxes[:, 2:3])
     rows = (y >= boxes[:, 1:2]) & (y <= boxes[:, 3:])
     return rows[:, :, None] & columns[:, None, :]
+
+
+def correlation(a: Float[Tensor, "h w"], b: Float[Tensor, "h w"]) -> float:
+    """Pearson's, over the cells of two maps of one grid; NaN where one of them is constant."""
+    a, b = (x.detach().cpu().double().flatten() for x in (a, b))
+    a, b = a - a.mean(), b - b.mean()
+    return ((a @ b) / (a.norm() * b.norm())).item()
+
+
+def rank_correlation(a: Float[Tensor, "h w"], b: Float[Tensor, "h w"]) -> float:
+    """Spearman's: Pearson's of the ranks."""
+    return correlation(*(_ranks(x) for x in (a, b)))
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks, the mean of them where values are equal."""
+    _, place, counts = (
+        values.detach().cpu().flatten().unique(return_inverse=True, return_counts=True)
+    )
+    last = counts.cumsum(0).double()
+    return (last - (counts - 1) / 2)[place]

@@ -1,24 +1,26 @@
-"""Photographs whose objects have boxes, as the network sees them."""
+"""Photographs as the network sees them, their boxes, and who is compared with whom."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
 from whyalike.contributions import Contributions
 from whyalike.data import Dataset, Sample
-from whyalike.errors import ImageError, ModelError
+from whyalike.errors import DataError, ImageError, ModelError
 from whyalike.evaluate.methods import Both
+from whyalike.evaluate.pairing import Pairing, partners
 from whyalike.geometry import XYXY
-from whyalike.images import read_image
+from whyalike.images import printable, read_image
 from whyalike.model import EmbeddingModel
 
 SIDE = 128
@@ -33,9 +35,16 @@ Tell = Callable[[str, int, int], None]
 
 def boxed(data: Dataset, limit: int | None, labelled: bool) -> list[Sample]:
     """The samples with boxes, or some of them: ten of each class, of classes spread evenly."""
+    return some([one for one in data if one.box_xyxy], limit, labelled)
+
+
+def some(
+    data: Iterable[Sample], limit: int | None, labelled: bool, each: int = PER_CLASS
+) -> list[Sample]:
+    """Samples that are no junk, or so many of them: ten of each class, of classes spread evenly."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit is 1 or more; came {limit}")
-    samples = [one for one in data if one.box_xyxy and not one.junk and (one.label or not labelled)]
+    samples = [one for one in data if not one.junk and (one.label or not labelled)]
     if limit is None or limit >= len(samples):
         return samples
     sizes = Counter(one.label or "" for one in samples)
@@ -47,9 +56,7 @@ def boxed(data: Dataset, limit: int | None, labelled: bool) -> list[Sample]:
     def held(kinds: list[str], most: int) -> int:
         return sum(min(sizes[kind], most) for kind in kinds)
 
-    enough = (
-        n for n in range(-(-limit // PER_CLASS), len(sizes)) if held(spread(n), PER_CLASS) >= limit
-    )
+    enough = (n for n in range(-(-limit // each), len(sizes)) if held(spread(n), each) >= limit)
     kinds = spread(next(enough, len(sizes)))
     most = next(m for m in range(1, limit + 1) if held(kinds, m) >= limit)
     room = dict.fromkeys(kinds, most)
@@ -62,7 +69,10 @@ def boxed(data: Dataset, limit: int | None, labelled: bool) -> list[Sample]:
 
 
 class Photographs:
-    """Photographs that can be read and whose box is in view: embeddings, boxes, masks."""
+    """Photographs that can be read and whose box, if any, is in view: embeddings, boxes, masks.
+
+    Of one without a box, all of it is the object.
+    """
 
     def __init__(self, model: EmbeddingModel, samples: list[Sample], tell: Tell | None) -> None:
         self.samples: list[Sample] = []
@@ -89,11 +99,10 @@ class Photographs:
         return *self._preprocess(image), image.size
 
     def _take(self, sample: Sample) -> Float[Tensor, "3 H W"] | None:
-        assert sample.box_xyxy is not None
         try:
             tensor, view_xyxy, size_wh = self._see(str(sample.path))
             size_hw = map_size(tensor)
-            box = on_input(sample.box_xyxy, view_xyxy, size_hw)
+            box = on_input(sample.box_xyxy or view_xyxy, view_xyxy, size_hw)
             if box[2] - box[0] <= 0 or box[3] - box[1] <= 0:
                 raise ImageError("its box lies outside of what the network sees")
             mask = None
@@ -111,20 +120,80 @@ class Photographs:
         self, sharp: Callable[[], EmbeddingModel], query: int, reference: int, seed: int
     ) -> Both:
         """A pair, read again if need be: a data set need not fit into memory."""
-        x, y = (self._see(str(self.samples[i].path))[0] for i in (query, reference))
+        x, y = self.tensor(query), self.tensor(reference)
         known = lambda: (self._explain(query), self._explain(reference))  # noqa: E731
         return Both(self._model, sharp, x, y, seed=seed, explained=known)
+
+    def tensor(self, i: int) -> Float[Tensor, "3 H W"]:
+        """What the network sees of a photograph."""
+        return self._see(str(self.samples[i].path))[0]
 
     def _explain(self, i: int) -> Contributions:
         """Partners are often near by, so the last ones are kept, unless they hold activations."""
         if i in self._explained:
             return self._explained[i]
-        made = self._model.explain(self._see(str(self.samples[i].path))[0])
+        made = self._model.explain(self.tensor(i))
         if made.at_hand:
             if len(self._explained) >= 2 * BATCH:
                 self._explained.pop(next(iter(self._explained)))
             self._explained[i] = made
         return made
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Photographs, and who is compared with whom.
+
+    Args:
+        photographs: that could be read.
+        queries: indices of those that have a partner.
+        partner: of each photograph, the index of its reference; −1 for none.
+        right: whether its nearest other one is of its class.
+        left_out: photographs that could not be measured, and why.
+    """
+
+    photographs: Photographs
+    queries: Int[np.ndarray, " pairs"]
+    partner: Int[np.ndarray, " n"]
+    right: Bool[np.ndarray, " n"]
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of each photograph; "" where it has none."""
+        return np.array([one.label or "" for one in self.photographs.samples])
+
+
+def compared(
+    model: EmbeddingModel,
+    samples: list[Sample],
+    pairing: Pairing,
+    *,
+    name: str,
+    seed: int = 0,
+    tell: Tell | None = None,
+    lacking: str = "it has none",
+) -> Compared:
+    """Read and embed photographs, and choose the reference of each.
+
+    Args:
+        name: of the data set, for errors.
+        lacking: what is said where there are no samples.
+
+    Raises:
+        DataError: none can be measured, or no two are of one class.
+    """
+    found = Photographs(model, samples, tell)
+    if not found.samples:
+        reasons = "; ".join(sorted({reason for _, reason in found.left_out})) or lacking
+        raise DataError(f"{printable(name)}: no photograph can be measured: {reasons}")
+    labels = np.array([one.label or "" for one in found.samples])
+    partner, right = partners(torch.cat(found.E), labels, pairing, seed=seed)
+    if not (partner >= 0).any():
+        raise DataError(f"{printable(name)}: no two photographs are of one class")
+    lone = [str(found.samples[i].path) for i in np.flatnonzero(partner < 0)]
+    left_out = *found.left_out, *((path, "no other photograph is of its class") for path in lone)
+    return Compared(found, np.flatnonzero(partner >= 0), partner, right, left_out)
 
 
 def map_size(tensor: Float[Tensor, "3 H W"]) -> tuple[int, int]:

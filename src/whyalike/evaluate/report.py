@@ -174,6 +174,11 @@ def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
+def shown(value: float | None) -> str:
+    """A number as it stands in a table: three decimals; nothing where it is not known."""
+    return "" if value is None or value != value else f"{value:.3f}"
+
+
 def _in_code(value: object) -> str:
     text = printable(str(value)).replace("`", "'")
     return f"`{text}`"

@@ -1,0 +1,165 @@
+"""Point maps against true matches that are known, of made pictures and of the stereo pair."""
+
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torch import nn
+
+import whyalike as wa
+from whyalike.cli import cli
+from whyalike.errors import DataError
+from whyalike.evaluate import correspondence as match
+
+
+def cells(side=16, colours=32):
+    """Sees each cell's colour as one of many features: no two random colours share one."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Conv2d(3, colours, 4, stride=4), nn.ReLU()).eval()
+    with torch.no_grad():
+        centres = torch.rand(colours, 3) - 0.5
+        trunk[0].weight.copy_(centres[:, :, None, None].expand(-1, -1, 4, 4) / 16)
+        trunk[0].bias.zero_()
+    plain = wa.Preprocess(size=side, mean=(0.5, 0.5, 0.5), std=(1, 1, 1), interpolation="nearest")
+    return wa.EmbeddingModel(trunk, "flatten", None, plain)
+
+
+def mosaic(seed=0):
+    """4×4 cells of 4 pixels, each of its own colour."""
+    colours = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    return Image.fromarray(colours.repeat(4, 0).repeat(4, 1))
+
+
+def test_perfect_correspondence_scores_full_marks():
+    model, picture = cells(), mosaic()
+    points = match.grid_points((16, 16), 4)  # the cells' centres
+    itself = match.Matched("mosaic", "homography", picture, picture, points, points)
+    found = match.located(model, model.sharp, itself, ["cosine"])
+    for name in ("cosine", "nearest cell", "same place"):
+        far = match.distances(found[name], points, (16, 16))
+        assert match.pck(far, [1e-9, 0.1]).tolist() == [1, 1]
+    # Cells permuted: a point is where its colour went, and no longer where it was.
+    order = np.random.default_rng(1).permutation(16)
+    small = np.asarray(picture)[::4, ::4].reshape(16, 3)
+    other = np.zeros_like(small)
+    other[order] = small
+    shuffled = Image.fromarray(other.reshape(4, 4, 3).repeat(4, 0).repeat(4, 1))
+    moved = match.Matched("mosaic", "homography", picture, shuffled, points, points[order])
+    found = match.located(model, model.sharp, moved, ["cosine"])
+    assert found["cosine"] == pytest.approx(points[order])
+    assert match.pck(match.distances(found["same place"], points[order], (16, 16)), [0.1]) < 0.2
+
+
+def test_point_maps_find_cells_of_orthogonal_colours():
+    """Contributions of a mean of one-hot colours: v of a point meets only cells of its colour."""
+    trunk = nn.Sequential(nn.Conv2d(3, 3, 4, stride=4, bias=False)).eval()
+    with torch.no_grad():
+        trunk[0].weight.copy_(torch.eye(3)[:, :, None, None].expand(-1, -1, 4, 4) / 16)
+    plain = wa.Preprocess(size=(4, 12), mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest")
+    model = wa.EmbeddingModel(trunk, "mean", None, plain)
+    colours = 255 * np.eye(3, dtype=np.uint8)[None]
+    first = Image.fromarray(colours.repeat(4, 0).repeat(4, 1))
+    second = Image.fromarray(colours[:, [2, 0, 1]].repeat(4, 0).repeat(4, 1))
+    points = np.array([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0]])
+    given = match.Matched("three", "homography", first, second, points, points[[1, 2, 0]])
+    found = match.located(model, model.sharp, given, ["decomposition"])
+    assert found["decomposition"] == pytest.approx(given.matches_xy)
+
+
+def test_pck_by_hand():
+    far = match.distances(np.array([[0.0, 0], [3, 4], [0, 30]]), np.zeros((3, 2)), (50, 100))
+    assert far.tolist() == [0, 0.05, 0.3]
+    assert match.pck(far, [0.01, 0.05, 0.2, 0.3]) == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
+
+
+def test_homographies_take_pixels_where_they_say():
+    ramp = np.zeros((60, 90, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = 2 * np.arange(90)[None], 3 * np.arange(60)[:, None]
+    for seed in range(4):
+        made = match.warped("ramp", Image.fromarray(ramp), seed=seed)
+        assert len(made.points_xy) > 10
+        after = np.asarray(made.second).astype(float)
+        for (x, y), (u, v) in zip(made.points_xy, made.matches_xy, strict=True):
+            if not (2 < u < 88 and 2 < v < 58):
+                continue
+            r, g, _ = after[int(v), int(u)]
+            assert (r / 2 + 0.5, g / 3 + 0.5) == pytest.approx((x, y), abs=2)
+    still = match.warped("ramp", Image.fromarray(ramp), seed=0, strength=0)
+    assert still.matches_xy == pytest.approx(still.points_xy)
+    with pytest.raises(ValueError, match=r"below 0\.5"):
+        match.warped("ramp", Image.fromarray(ramp), seed=0, strength=0.5)
+
+
+def test_a_homography_by_scikit_image():
+    from skimage.transform import ProjectiveTransform
+
+    random = np.random.default_rng(0)
+    here = np.array([[0, 0], [9, 0], [9, 7], [0, 7]], float)
+    there = here + random.uniform(-1, 1, (4, 2))
+    matrix = match.homography(here, there)
+    points = random.uniform(0, 7, (20, 2))
+    assert match.project(matrix, here) == pytest.approx(there)
+    assert match.project(matrix, points) == pytest.approx(ProjectiveTransform(matrix)(points))
+
+
+def test_what_is_hidden_in_the_right_picture_by_brute_force():
+    random = np.random.default_rng(0)
+    disparity = random.integers(1, 9, (6, 30)).astype(np.float32)
+    disparity[random.random((6, 30)) < 0.1] = np.inf
+    seen = match.visible(disparity)
+    for row in range(6):
+        for x in range(30):
+            d = disparity[row, x]
+            lands = x - d
+            rivals = [e for u, e in enumerate(disparity[row]) if np.isfinite(e) and u - e == lands]
+            expected = np.isfinite(d) and lands >= 0 and d >= max(rivals) - 1
+            assert seen[row, x] == expected
+
+
+def test_the_stereo_pair_is_here_and_its_matches_look_alike(monkeypatch):
+    monkeypatch.setattr(socket, "socket", None)  # nothing is fetched
+    found = match.stereo()
+    assert len(found.points_xy) > 100
+    shift = found.points_xy - found.matches_xy
+    assert (shift[:, 1] == 0).all()
+    assert 7 < shift[:, 0].min() < shift[:, 0].max() < 60
+    left, right = (
+        np.asarray(one.convert("L")).astype(float) for one in (found.first, found.second)
+    )
+
+    def difference(matches):
+        (x, y), (u, v) = (a.astype(int).T for a in (found.points_xy, matches))
+        return np.median(np.abs(left[y, x] - right[v, u]))
+
+    assert difference(found.matches_xy) < 0.4 * difference(found.points_xy)
+
+
+def test_the_command_and_its_report(tmp_path, monkeypatch):
+    (tmp_path / "cells.py").write_text("from test_correspondence import cells\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    mosaic().resize((64, 64)).save(tmp_path / "photos" / "a" / "one.png")
+    line = ["evaluate", "correspondence", "--model", "cells:cells", "--data", "folder:photos",
+            "--methods", "decomposition,cosine"]  # fmt: skip
+    shown = CliRunner().invoke(cli, [*line, "-o", "a.json", "-o", "a.html", "-o", "a.md"])
+    assert shown.exit_code == 0, shown.output
+    again = CliRunner().invoke(cli, [*line, "--json"])
+    assert again.stdout == (tmp_path / "a.json").read_text() + "\n"
+    told = json.loads(again.stdout)
+    assert told["photographs"] == ["motorcycle", "one.png"]
+    assert told["pck"]["homography"]["nearest cell"][-1] == 1
+    chance = told["pck"]["stereo"]["chance"]
+    # A disc of radius 0.2 of the longer side, over the area; less at the border.
+    assert 0.4 * np.pi * 0.04 * 741 / 500 < chance[-1] < np.pi * 0.04 * 741 / 500
+    assert "PCK, stereo" in shown.stdout
+    assert "data:image" in (tmp_path / "a.html").read_text()
+    bad = CliRunner().invoke(cli, [*line[:-1], "dino"])
+    assert "a method is one of decomposition, sharp, cosine; came 'dino'" in bad.output
+    (tmp_path / "broken.png").write_bytes(b"no")
+    with pytest.raises(DataError, match="no photograph can be read"):
+        match.evaluate_correspondence(cells(), [tmp_path / "broken.png"])
