@@ -323,8 +323,10 @@ function makeColours(sign, opacity) {
   const colours = new Uint8ClampedArray(4 * (2 * LEVELS + 1));
   for (let level = -LEVELS; level <= LEVELS; level++) {
     if (!level || (level < 0 ? sign === "positive" : sign === "negative")) continue;
-    // Faint evidence stays visible; the legend's axis stays linear and shows the bend.
-    const t = (Math.abs(level) / LEVELS) ** 0.6;
+    // Faint evidence has a colour early, and covers the photograph only as it grows; the legend's
+    // axis stays linear and shows the bend.
+    const share = Math.abs(level) / LEVELS;
+    const t = share ** 0.6;
     const ramp = level > 0 ? FOR : AGAINST;
     const to = Math.max(
       1,
@@ -334,7 +336,7 @@ function makeColours(sign, opacity) {
     for (let c = 0; c < 3; c++) {
       colours[4 * (level + LEVELS) + c] = ramp[to - 1][c + 1] * (1 - f) + ramp[to][c + 1] * f;
     }
-    colours[4 * (level + LEVELS) + 3] = 255 * opacity * t;
+    colours[4 * (level + LEVELS) + 3] = 255 * opacity * share;
   }
   return new Uint32Array(colours.buffer);
 }
