@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from whyalike.evaluate import correspondence as match
 from whyalike.evaluate import plots
-from whyalike.evaluate.correspondence import ALWAYS, RADII, Correspondence, Matched
+from whyalike.evaluate.correspondence import ALWAYS, RADII, Correspondence
 from whyalike.evaluate.report import Figure, Report, Table, percent
 from whyalike.gallery.manifest import fingerprint
 

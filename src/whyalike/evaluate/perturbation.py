@@ -240,11 +240,10 @@ def changes_by_vectors(
             gone. None for nothing.
     """
     E, other = query.embedding.double(), reference.double().to(query.embedding.device)
-    changed = []
-    for box in boxes.tolist():
-        gone = query.within(box).double()
-        changed.append(E - gone if hidden is None else E - gone + hidden.within(box).double())
-    left = torch.stack([E, *changed])
+    changed = E - query.within_each(boxes.tolist()).double()
+    if hidden is not None:
+        changed = changed + hidden.within_each(boxes.tolist()).double()
+    left = torch.cat([E[None], changed])
     left[left.norm(dim=1) < 1e-6 * E.norm()] = 0.0  # rounding has no direction
     cosines = torch.cosine_similarity(left, other[None])
     found: np.ndarray = (cosines[1:] - cosines[0]).cpu().numpy()
