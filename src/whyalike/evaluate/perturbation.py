@@ -257,8 +257,9 @@ class Agreement(NamedTuple):
     slope: of what is measured over what is predicted (least squares): 1 where they are one.
     infidelity: mean squared difference, in units of cosine squared (Yeh et al., "On the
         (In)fidelity and Sensitivity of Explanations", NeurIPS 2019).
-    unexplained: the same, of the prediction times the number that fits best, over the mean square
-        of what is measured: 0 for a map that predicts all, of whatever scale, 1 for one of nothing.
+    unexplained: the same, of the prediction times the number from 0 that fits best, over the mean
+        square of what is measured: 0 for a map that predicts all, of whatever scale, 1 for one that
+        predicts nothing, or the contrary.
     """
 
     correlation: float
@@ -273,7 +274,11 @@ def agreement(predicted: Float[np.ndarray, " n"], measured: Float[np.ndarray, " 
     # What is the same but for rounding does not vary.
     varies = [x.std() > 1e-9 * np.abs(y).max() for x, y in ((p, predicted), (m, measured))]
     with np.errstate(invalid="ignore", divide="ignore"):
-        fits = (predicted @ measured) ** 2 / (predicted @ predicted) if predicted.any() else 0.0
+        fits = (
+            max(predicted @ measured, 0.0) ** 2 / (predicted @ predicted)
+            if predicted.any()
+            else 0.0
+        )
         return Agreement(
             correlation=float(p @ m / np.sqrt((p @ p) * (m @ m))) if all(varies) else np.nan,
             slope=float(p @ m / (p @ p)) if varies[0] else np.nan,
