@@ -181,8 +181,11 @@ def test_agreement_is_scipys():
     assert found.correlation == pytest.approx(line.rvalue)
     assert found.slope == pytest.approx(line.slope)
     assert found.infidelity == pytest.approx(sum((a - b) ** 2 for a, b in zip(p, m)) / 50)  # noqa: B905
-    best = np.linalg.lstsq(p[:, None], m, rcond=None)[0][0]
-    assert found.unexplained == pytest.approx(((m - best * p) ** 2).sum() / (m**2).sum())
+    for sign in (1, -1):
+        best = max(np.linalg.lstsq(sign * p[:, None], m, rcond=None)[0][0], 0)
+        left = ((m - best * sign * p) ** 2).sum() / (m**2).sum()
+        assert perturb.agreement(sign * p, m).unexplained == pytest.approx(left)
+    assert perturb.agreement(-m, m).unexplained == 1
     nothing = perturb.agreement(np.zeros(50), m)
     assert np.isnan([nothing.correlation, nothing.slope]).all()
     assert nothing.unexplained == 1

@@ -108,8 +108,8 @@ def _agreements(found: Faithfulness, fill: Fill) -> Table:
         f"{BOXES} random boxes of each query are hidden ({fill}), one at a time: the change of the "
         f"score that a map predicts, the values under the box, against the change measured; means "
         f"over the pairs. Slope: of measured over predicted. Unexplained: share of the measured "
-        f"changes' squares that the best multiple of the prediction leaves. Infidelity: mean "
-        f"squared difference, which says something of maps in units of cosine alone. {VECTORS[0]}: "
+        f"changes' squares that the best multiple, from 0, of the prediction leaves. Infidelity: "
+        f"mean squared difference, telling of maps in units of cosine alone. {VECTORS[0]}: "
         f"the decomposition with the length of the embedding taken anew; {VECTORS[1]}: the same, "
         f"with what the cells of the hidden image give in their place."
     )

@@ -240,11 +240,10 @@ def changes_by_vectors(
             gone. None for nothing.
     """
     E, other = query.embedding.double(), reference.double().to(query.embedding.device)
-    changed = []
-    for box in boxes.tolist():
-        gone = query.within(box).double()
-        changed.append(E - gone if hidden is None else E - gone + hidden.within(box).double())
-    left = torch.stack([E, *changed])
+    changed = E - query.within_each(boxes.tolist()).double()
+    if hidden is not None:
+        changed = changed + hidden.within_each(boxes.tolist()).double()
+    left = torch.cat([E[None], changed])
     left[left.norm(dim=1) < 1e-6 * E.norm()] = 0.0  # rounding has no direction
     cosines = torch.cosine_similarity(left, other[None])
     found: np.ndarray = (cosines[1:] - cosines[0]).cpu().numpy()
@@ -258,8 +257,9 @@ class Agreement(NamedTuple):
     slope: of what is measured over what is predicted (least squares): 1 where they are one.
     infidelity: mean squared difference, in units of cosine squared (Yeh et al., "On the
         (In)fidelity and Sensitivity of Explanations", NeurIPS 2019).
-    unexplained: the same, of the prediction times the number that fits best, over the mean square
-        of what is measured: 0 for a map that predicts all, of whatever scale, 1 for one of nothing.
+    unexplained: the same, of the prediction times the number from 0 that fits best, over the mean
+        square of what is measured: 0 for a map that predicts all, of whatever scale, 1 for one that
+        predicts nothing, or the contrary.
     """
 
     correlation: float
@@ -274,7 +274,11 @@ def agreement(predicted: Float[np.ndarray, " n"], measured: Float[np.ndarray, " 
     # What is the same but for rounding does not vary.
     varies = [x.std() > 1e-9 * np.abs(y).max() for x, y in ((p, predicted), (m, measured))]
     with np.errstate(invalid="ignore", divide="ignore"):
-        fits = (predicted @ measured) ** 2 / (predicted @ predicted) if predicted.any() else 0.0
+        fits = (
+            max(predicted @ measured, 0.0) ** 2 / (predicted @ predicted)
+            if predicted.any()
+            else 0.0
+        )
         return Agreement(
             correlation=float(p @ m / np.sqrt((p @ p) * (m @ m))) if all(varies) else np.nan,
             slope=float(p @ m / (p @ p)) if varies[0] else np.nan,
