@@ -296,7 +296,7 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
     def fail(*_):
         raise LookupError("first\nsecond")
 
-    monkeypatch.setattr("whyalike.cli._folder", fail)
+    monkeypatch.setattr("whyalike.cli.explain._folder", fail)
     monkeypatch.delenv("WHYALIKE_DEBUG", raising=False)
     assert in_process(monkeypatch, "demo") == 2
     assert capsys.readouterr().err == (
