@@ -13,6 +13,7 @@ from PIL import Image
 
 import whyalike
 from whyalike.cli import cli, main
+from whyalike.errors import LayerError
 
 FACTORY = """
 import torch, whyalike as wa
@@ -307,17 +308,18 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
         main()
 
 
-def test_where_sharp_maps_cannot_be_had_plain_ones_are_offered(monkeypatch, capsys, place):
+def test_where_sharp_maps_cannot_be_had_plain_ones_are_offered(monkeypatch, capsys, folder):
+    monkeypatch.chdir(folder)
     def fail(_):
         raise LayerError("no finer map")
 
     monkeypatch.setattr("whyalike.model.EmbeddingModel.sharp", fail)
     monkeypatch.delenv("WHYALIKE_DEBUG", raising=False)
-    assert in_process(monkeypatch, "explain", "a.png", "b.png") == 2
+    assert in_process(monkeypatch, "explain", "a.jpg", "b.png") == 2
     assert capsys.readouterr().err == (
         "whyalike: no finer map (--plain explains the last map, and may do)\n"
     )
-    assert in_process(monkeypatch, "explain", "a.png", "b.png", "--sharp") == 2
+    assert in_process(monkeypatch, "explain", "a.jpg", "b.png", "--sharp") == 2
     assert capsys.readouterr().err == "whyalike: no finer map\n"
 
 
