@@ -54,6 +54,12 @@ def taylor():
 def talks():
     print("hello from the factory")
     return model()
+def finer():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.ReLU(),
+                              torch.nn.Conv2d(8, 8, 2, 2), torch.nn.ReLU(),
+                              torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+                              torch.nn.Linear(8, 4, bias=False))
+    return wa.EmbeddingModel.from_module(net.eval(), "3", wa.Preprocess(size=(24, 40)))
 instance = model()
 """
 
@@ -400,7 +406,7 @@ def test_demo_explains_two_photographs_that_are_here(run, folder):
 
 
 def test_finer_maps_and_the_curve_over_depth(run):
-    where = ("explain", "a.jpg", "b.png", "--model", "timm:resnet10t", "--no-pretrained")
+    where = ("explain", "a.jpg", "b.png", "--model", "mine:finer")
     done = run(*where, "--sharp", "--gamma", "0.25", "--depths", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
