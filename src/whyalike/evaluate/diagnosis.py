@@ -39,13 +39,14 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 class Shares(NamedTuple):
-    """Which part of the image carries the score: shares of it that add up to 1.
+    """Which part of the image carries the score: means over pairs, in units of cosine.
 
-    `objects`, `border`, `elsewhere`, `biases`: of the sum of all scores. Border is the outermost
+    `objects`, `border`, `elsewhere` and `biases` add up to `score`. The border is the outermost
     eighth of each side, where the object is not. `object_area`, `border_area`: how much of what the
-    network sees they are. The object's are None where no box is known, and nothing is left out then.
+    network sees they are. The object's are None where a box is not known; it is in the rest then.
     """
 
+    score: float
     objects: float | None
     border: float
     elsewhere: float
@@ -165,8 +166,7 @@ def diagnose(
             part: Photographs(model, these, _telling(tell, name)) for part, these in samples.items()
         }
     pairs = {
-        part: _pairs(one, [seen[name][part] for name in models], seed)
-        for part, one in data.items()
+        part: _pairs(one, [seen[name][part] for name in models], seed) for part, one in data.items()
     }
     found = {
         name: _of_model(model, train, seen[name], pairs, limit, most, seed, _telling(tell, name))
@@ -183,9 +183,7 @@ def _telling(tell: Tell | None, name: str) -> Tell | None:
     return lambda what, done, total: tell(f"{name}: {what}", done, total)
 
 
-def _pairs(
-    data: Dataset, seen: Sequence[Photographs], seed: int
-) -> list[tuple[Sample, Sample]]:
+def _pairs(data: Dataset, seen: Sequence[Photographs], seed: int) -> list[tuple[Sample, Sample]]:
     """Each photograph that all models can see, with another of its class by lot."""
     shared = set.intersection(*({str(one.path) for one in each.samples} for each in seen))
     samples = [one for one in seen[0].samples if str(one.path) in shared]
@@ -252,10 +250,11 @@ def _carried(
         areas += weights[:2].mean((1, 2))
         maps.append(spread(values, q.frame))
     say(tell, f"explaining pairs ({part})", len(pairs), len(pairs))
-    objects, border, elsewhere, biases = (sums / sums.sum()).tolist()
+    objects, border, elsewhere, biases = (sums / len(pairs)).tolist()
     object_area, border_area = (areas / len(pairs)).tolist()
+    score = float(sums.sum() / len(pairs))
     known = (objects, object_area) if boxed else (None, None)
-    shares = Shares(known[0], border, elsewhere, biases, known[1], border_area)
+    shares = Shares(score, known[0], border, elsewhere, biases, known[1], border_area)
     return shares, tuple(maps)
 
 

@@ -1,21 +1,27 @@
 """The shortcut found: places that decide many wrong matches, and whether that is chance.
 
-A match is wrong where the nearest photograph r of a query q is of another class than its own p, the
-nearest of its class. What decides it is known exactly, cell by cell of the query:
+A match is wrong where the nearest photograph r of a query q is of another class, nearer than p, the
+nearest of q's own class. What decides it is known exactly, cell by cell of the query:
 
     S(q, r) − S(q, p)  =  Σ_ij v^q_ij·(e_r − e_p) / |E^q|  +  b^q·(e_r − e_p) / |E^q|,   e = E/|E|
 
-A network that is right about what it looks at, and wrong about what it is, decides at the object,
-wherever that is. One that has learned a shortcut (a mark, a border, a stand) decides at the same
-place again and again. Three questions are asked of such a place, and each may be answered by no:
+Of each such map, the regions are found that carry most of it. A network that looks at the object,
+and takes it for another, decides there, wherever the object is. One that has learned a shortcut (a
+mark, a border, a stand) decides at one place again and again: the place near which most different
+matches have a region (all pairs of near centres by a k-d tree), then the fullest of what lies
+elsewhere, and so on. Three questions are asked of it, and each may be answered by no:
 
-1. *Is it more than chance?* The regions of each map are moved by lot within their own photograph,
-   and the fullest place of these is counted as the fullest place was (a scan statistic, with all
-   places that might have been found allowed for).
+1. *Is it more than chance?* All regions are moved by lot, each within its own photograph, and the
+   fullest place of these is found as the true one was (a scan statistic: that any place might have
+   been the fullest is allowed for).
 2. *Does the decision hang on it?* The region is hidden in the query, the network asked again, and
    what becomes of S(q, r) > S(q, p) compared with the same where as much is hidden elsewhere.
 3. *Is it the object?* Where boxes are known. Nothing else can tell a shortcut from an object that
    photographers put into the middle.
+
+Right matches are asked the same, as what puts p before the nearest of another class: a mark that
+tells the truth in all photographs at hand leads no match astray before it is too late. What is not
+found so: a shortcut that lies at another place in each photograph, such as a watermark by lot.
 """
 
 from __future__ import annotations
@@ -112,12 +118,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Undone:
-    """What becomes of wrong matches as regions of the query are hidden.
+    """What becomes of matches as regions of the query are hidden.
 
     Args:
         asked: of so many matches.
-        here: the share that is no longer wrong (the own one is before the other) without the
-            region.
+        here: the share where the first is no longer before the second without the region.
         elsewhere: the same without as much of the query elsewhere, the mean over some places.
         more: here − elsewhere, the mean over the matches with its 99 % interval.
         fell: by how much the difference of the two scores fell without the region.
@@ -134,24 +139,26 @@ class Undone:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A place that decides wrong matches.
+    """A place that decides matches.
 
     Args:
+        wrong: whether they are wrong matches, or right ones.
         xy: where, in sides of what is seen, from the upper left corner.
-        matches: indices of the wrong matches with a region here, that which carries most first.
+        matches: which of them have a region here, by index, that which carries most first.
         regions: that region of each of them.
-        share: of all wrong matches.
+        share: of all such matches that were looked at.
         chance: the share that has a region here if regions are moved by lot, the mean.
         fullest: the share at the fullest place of such a draw, of which 1 % have a fuller one.
         p: how often, of such draws, the fullest place is as full as this one.
-        right: the share of right matches that are decided here (told, and no part of the verdict: a
-            mark that tells the truth decides right matches as well).
+        others: the share of the matches of the other kind that are decided here (told, and no part
+            of the verdict: a mark decides right matches and wrong ones).
         carried: what the regions carry of the differences, as a share of all of them.
         classes: of how many classes the queries are.
         on_object: how much of the regions lies in the queries' boxes; None without boxes.
         undone: what hiding them does; None where the place is not told from chance.
     """
 
+    wrong: bool
     xy: tuple[float, float]
     matches: tuple[int, ...]
     regions: tuple[Region, ...]
@@ -159,7 +166,7 @@ class Place:
     chance: float
     fullest: float
     p: float
-    right: float | None
+    others: float | None
     carried: float
     classes: int
     on_object: float | None
@@ -179,14 +186,14 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Shortcuts:
-    """Where a model's wrong matches are decided.
+    """Where a model's matches are decided.
 
     Args:
-        wrong: the wrong matches that were looked at.
-        right: right matches, to compare with.
+        wrong, right: the matches that were looked at.
         all_wrong: how many wrong matches there are.
         queries: of so many photographs.
-        places: the fullest first; none where there are too few wrong matches.
+        places: of wrong matches, the fullest first, then of right ones; of either, none where there
+            are too few matches.
     """
 
     wrong: tuple[Decision, ...]
@@ -239,17 +246,18 @@ def find_shortcuts(
             found.append(decide(split, *splits[split], i))
         say(tell, what, len(chosen), len(chosen))
         kinds.append(tuple(found))
-    wrong_ones, right_ones = kinds
-    places: list[Place] = []
-    if len(wrong_ones) >= FEWEST:
-        places = _places(wrong_ones, right_ones, seed)
-        likely = [one for one in places if one.p <= SIGNIFICANT]
-        for done, place in enumerate(likely):
-            say(tell, "hiding regions", done, len(likely))
-            undone = hide(model, splits, wrong_ones, place, fill=fill, seed=seed)
-            places[places.index(place)] = replace(place, undone=undone)
-        say(tell, "hiding regions", len(likely), len(likely))
-    return Shortcuts(wrong_ones, right_ones, counts[0], sum(counts), tuple(places))
+    places = [
+        place
+        for wrong, these, others in ((True, *kinds), (False, *kinds[::-1]))
+        for place in places_of(these, others, wrong=wrong, seed=seed)
+    ]
+    for done, place in enumerate(places):
+        say(tell, "hiding regions", done, len(places))
+        if place.p <= SIGNIFICANT:
+            undone = hide(model, splits, kinds[not place.wrong], place, fill=fill, seed=seed)
+            places[done] = replace(place, undone=undone)
+    say(tell, "hiding regions", len(places), len(places))
+    return Shortcuts(*kinds, counts[0], sum(counts), tuple(places))
 
 
 def decide(split: str, found: Photographs, rivals: Rivals, i: int) -> Decision:
@@ -278,11 +286,11 @@ def decide(split: str, found: Photographs, rivals: Rivals, i: int) -> Decision:
 
 
 def regions(values: Float[Tensor, "h w"]) -> tuple[Region, ...]:
-    """The blocks of cells that carry most of a map: boxes around parts above half its largest value.
+    """The blocks of cells that carry most of a map.
 
-    What a block carries is the sum of all of its cells, those below zero among them. Blocks that
-    carry less than a tenth of what is above zero are none; cells that touch at a corner are
-    connected.
+    Boxes around the parts that are above half of the largest value; cells that touch at a corner
+    are connected. What a block carries is the sum of all of its cells, those below zero among them;
+    less than a tenth of what is above zero makes none.
     """
     array = values.detach().cpu().double().numpy()
     top, positive = array.max(), array.clip(min=0).sum()
@@ -299,14 +307,16 @@ def regions(values: Float[Tensor, "h w"]) -> tuple[Region, ...]:
 
 
 def moved(
-    region: Region, grid_hw: tuple[int, int], random: np.random.Generator
-) -> tuple[float, float]:
-    """The centre of a region that lies anywhere in its photograph, each place as likely."""
-    row, column = (
-        int(random.integers(side - size + 1))
-        for side, size in zip(grid_hw, (region.rows, region.columns), strict=True)
-    )
-    return region._replace(row=row, column=column).centre_xy(grid_hw)
+    regions: Sequence[Region],
+    grids: Sequence[tuple[int, int]],
+    draws: int,
+    random: np.random.Generator,
+) -> Float[np.ndarray, "draws n 2"]:
+    """Centres xy of regions that lie anywhere in their photographs, each place as likely."""
+    sizes, sides = np.array([(one.rows, one.columns) for one in regions]), np.array(grids)
+    corners = random.integers(0, sides - sizes + 1, (draws, *sizes.shape))
+    centres: np.ndarray = ((corners + sizes / 2) / sides)[..., ::-1]
+    return centres
 
 
 def fullest(
@@ -329,21 +339,25 @@ def fullest(
     return tried[at], counts[at]
 
 
-def _places(
-    wrong: Sequence[Decision], right: Sequence[Decision], seed: int
+def places_of(
+    these: Sequence[Decision], others: Sequence[Decision], *, wrong: bool = True, seed: int = 0
 ) -> list[Place]:
-    """The fullest place, then the fullest of what lies elsewhere, and so on."""
-    all_regions = [(at, one) for at, decision in enumerate(wrong) for one in decision.regions]
-    if not all_regions:
+    """The fullest place of some matches, then the fullest of what lies elsewhere, and so on.
+
+    Args:
+        these: the matches; of fewer than ten, nothing is said.
+        others: those of the other kind.
+        wrong: whether these are wrong matches.
+        seed: of the draws.
+    """
+    all_regions = [(at, one) for at, decision in enumerate(these) for one in decision.regions]
+    if len(these) < FEWEST or not all_regions:
         return []
     of = np.array([at for at, _ in all_regions])
-    grids = [wrong[at].frame.grid_hw for at in of]
+    grids = [these[at].frame.grid_hw for at in of]
     centres = np.array([one.centre_xy(g) for (_, one), g in zip(all_regions, grids, strict=True)])
     random = np.random.default_rng([seed, 1])
-    drawn = [
-        np.array([moved(one, g, random) for (_, one), g in zip(all_regions, grids, strict=True)])
-        for _ in range(DRAWS)
-    ]
+    drawn = moved([one for _, one in all_regions], grids, DRAWS, random)
     by_chance = np.array([fullest(one, of)[1] for one in drawn])
     left = np.ones(len(of), bool)
     found: list[Place] = []
@@ -358,23 +372,22 @@ def _places(
             if at not in best or region.carried > best[at].carried:
                 best[at] = region
         matches = sorted(best, key=lambda at: -best[at].carried)
-        expected = np.mean(
-            [len({*of[np.hypot(*(one - xy).T) <= NEAR].tolist()}) for one in drawn]
-        )
+        expected = np.mean([len({*of[np.hypot(*(one - xy).T) <= NEAR].tolist()}) for one in drawn])
         found.append(
             Place(
+                wrong=wrong,
                 xy=(float(xy[0]), float(xy[1])),
                 matches=tuple(matches),
                 regions=tuple(best[at] for at in matches),
-                share=len(matches) / len(wrong),
-                chance=float(expected) / len(wrong),
-                fullest=float(np.quantile(by_chance, 1 - SIGNIFICANT)) / len(wrong),
+                share=len(matches) / len(these),
+                chance=float(expected) / len(these),
+                fullest=float(np.quantile(by_chance, 1 - SIGNIFICANT)) / len(these),
                 p=float((1 + (by_chance >= len(matches)).sum()) / (1 + DRAWS)),
-                right=float(np.mean([_is_near(one, xy) for one in right])) if right else None,
+                others=float(np.mean([_is_near(one, xy) for one in others])) if others else None,
                 carried=sum(best[at].carried for at in matches)
-                / sum(wrong[at].difference for at in matches),
-                classes=len({wrong[at].query.label for at in matches}),
-                on_object=_on_object([(wrong[at], best[at]) for at in matches]),
+                / sum(these[at].difference for at in matches),
+                classes=len({these[at].query.label for at in matches}),
+                on_object=_on_object([(these[at], best[at]) for at in matches]),
                 undone=None,
             )
         )
@@ -402,7 +415,7 @@ def _on_object(these: Sequence[tuple[Decision, Region]]) -> float | None:
 def hide(
     model: EmbeddingModel,
     splits: Mapping[str, tuple[Photographs, Rivals]],
-    wrong: Sequence[Decision],
+    these: Sequence[Decision],
     place: Place,
     *,
     fill: Fill = "mean",
@@ -413,7 +426,7 @@ def hide(
     Args:
         model: the network.
         splits: as for `find_shortcuts`.
-        wrong: all wrong matches.
+        these: the matches that the place's are of.
         place: whose regions are hidden in the queries; the other photographs stay as they are.
         fill: what hides them.
         seed: of what is hidden elsewhere, and of the interval.
@@ -425,7 +438,7 @@ def hide(
     rows = []
     chosen = sorted(random.permutation(len(place.matches))[:HIDDEN])
     for at in chosen:
-        decision, region = wrong[place.matches[at]], place.regions[at]
+        decision, region = these[place.matches[at]], place.regions[at]
         others = _elsewhere(region, decision.frame.grid_hw, random)
         if not others:
             continue
@@ -433,7 +446,8 @@ def hide(
         i, first, second = decision.index
         image = found.tensor(i)
         shown = [_without(image, one, decision.frame.grid_hw, fill) for one in (region, *others)]
-        E = F.normalize(model.embeddings(torch.stack(shown)).double().cpu())
+        with torch.no_grad():  # as it comes: an embedding of nothing has no length, and S = 0
+            E = F.normalize(model(model.to_net(torch.stack(shown))).double().cpu())
         e_first, e_second = (F.normalize(rivals.E[k].double(), dim=0) for k in (first, second))
         after = (E @ (e_first - e_second)).numpy()
         undone = after <= 0
