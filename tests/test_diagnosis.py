@@ -16,7 +16,7 @@ from whyalike.cli import cli, main
 from whyalike.data import Dataset, read
 from whyalike.data.synthetic import digit_scenes, write_scenes
 from whyalike.errors import DataError
-from whyalike.evaluate import diagnosis, shortcuts
+from whyalike.evaluate import decisions, diagnosis, shortcuts
 from whyalike.evaluate.diagnosis import diagnose
 from whyalike.evaluate.diagnosis_report import report
 from whyalike.evaluate.pairing import partners, rivals
@@ -158,14 +158,14 @@ def test_without_boxes_nobody_says_that_it_is_not_the_object(folder):
     assert one.shortcuts.places[0].verdict == "unknown"
     assert one.parts["train"].shares.objects is None
     text = report(found, pictures=False).markdown()
-    assert "whether that is the object, photographs without boxes do not tell" in text
+    assert "whether it is the object, photographs without boxes do not tell" in text
     assert "A shortcut:" not in text
 
 
 def test_of_few_matches_nothing_is_said(marked):
     few = diagnose({"honest": honest()}, read(marked), limit=9)
     assert few.models["honest"].shortcuts.places == ()
-    assert "too few wrong matches" in report(few, pictures=False).lead
+    assert "matches are too few to look for one" in report(few, pictures=False).lead
 
 
 def test_what_decides_a_match_adds_up_and_is_the_contrast(found, marked):
@@ -242,7 +242,8 @@ def test_models_differ_most_where_one_looks_at_the_mark(found):
     assert diagnosis.distance(a, b) == pytest.approx(
         1, abs=0.15
     )  # but for the cells' interpolation
-    assert diagnosis.spread(-one, frame) is None
+    assert diagnosis.spread(-one, frame) == pytest.approx(a)
+    assert diagnosis.spread(0 * one, frame) is None
 
 
 def test_rivals_by_brute_force():
@@ -270,13 +271,13 @@ def test_regions_by_hand():
     values[0, 1] = -1.0  # in the block, and counted
     values[3, 4] = 2.5
     values[4, 0] = 1.9  # not above half of the largest
-    assert shortcuts.regions(values) == (
-        shortcuts.Region(0, 0, 2, 2, 6.0),
-        shortcuts.Region(3, 4, 1, 1, 2.5),
+    assert decisions.regions(values) == (
+        decisions.Region(0, 0, 2, 2, 6.0),
+        decisions.Region(3, 4, 1, 1, 2.5),
     )
-    assert shortcuts.regions(values)[1].centre_xy((5, 6)) == pytest.approx((4.5 / 6, 3.5 / 5))
-    assert shortcuts.regions(-torch.ones(3, 4)) == ()
-    assert len(shortcuts.regions(torch.eye(9)[:, ::2])) <= shortcuts.MOST
+    assert decisions.regions(values)[1].centre_xy((5, 6)) == pytest.approx((4.5 / 6, 3.5 / 5))
+    assert decisions.regions(-torch.ones(3, 4)) == ()
+    assert len(decisions.regions(torch.eye(9)[:, ::2])) <= decisions.MOST
 
 
 def test_the_fullest_place_by_brute_force():
@@ -302,9 +303,9 @@ def test_regions_by_lot_are_taken_for_chance():
         for _ in range(25):
             rows, columns = random.integers(1, 4, 2)
             row, column = random.integers(0, 8 - rows + 1), random.integers(0, 8 - columns + 1)
-            region = shortcuts.Region(int(row), int(column), int(rows), int(columns), 1.0)
+            region = decisions.Region(int(row), int(column), int(rows), int(columns), 1.0)
             these.append(
-                shortcuts.Decision("train", sample, sample, sample, 0.5, 1.0, torch.ones(8, 8),
+                decisions.Decision("train", sample, sample, sample, 0.5, 1.0, torch.ones(8, 8),
                                    0.0, frame, (region,), (0, 0, 0))
             )  # fmt: skip
         verdicts.append(shortcuts.places_of(these, [], seed=seed)[0].p)

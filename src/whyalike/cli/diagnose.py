@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -91,11 +90,10 @@ def diagnose(
     paths = check_outputs(outputs, [], [".json", ".md", ".html"])
     with working("reading the data set"):
         parts = _parts(data, validation, splits)
-    network = Network(None, None, None, pretrained, device)
     models: dict[str, EmbeddingModel] = {}
     for name in names:
         with working(f"loading {name}"):
-            models[name] = replace(network, spec=name if specs else None).load()
+            models[name] = Network(name, None, None, pretrained, device).load()
     with steps() as tell:
         from whyalike.evaluate import diagnosis
         from whyalike.evaluate.diagnosis_report import report

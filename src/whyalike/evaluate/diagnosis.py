@@ -63,8 +63,8 @@ class Part:
         images: so many photographs.
         retrieval: each of them searched for among the others.
         shares: what carries the score, over the pairs that all models are shown.
-        maps: of each pair, what the query's cells carry, above zero and with sum 1, on 32×32 cells
-            of the photograph; None where nothing is above zero.
+        maps: of each pair, what the query's cells carry, for the match or against it, with sum 1,
+            on 32×32 cells of the photograph; None where they carry nothing.
     """
 
     images: int
@@ -277,8 +277,8 @@ def parts_of(frame: Frame, sample: Sample | None) -> Float[np.ndarray, "3 h w"]:
 def spread(
     values: Float[torch.Tensor, "h w"], frame: Frame
 ) -> Float[np.ndarray, "GRID GRID"] | None:
-    """What is above zero of a map, as shares of its sum, on a grid over the photograph."""
-    big = np.nan_to_num(on_photograph(values, frame, (GRID, GRID))).clip(min=0)
+    """A map's absolute values, as shares of their sum, on a grid over the photograph."""
+    big = np.abs(np.nan_to_num(on_photograph(values, frame, (GRID, GRID))))
     total = big.sum()
     return big / total if total > 0 else None
 

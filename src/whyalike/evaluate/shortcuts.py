@@ -28,113 +28,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from scipy import ndimage
 from scipy.spatial import KDTree
-from torch import Tensor
 
-from whyalike.data import Sample
+from whyalike.evaluate.decisions import Decision, Region, decide
+from whyalike.evaluate.hiding import Undone, hide
 from whyalike.evaluate.pairing import Rivals
-from whyalike.evaluate.perturbation import Fill, filling
+from whyalike.evaluate.perturbation import Fill
 from whyalike.evaluate.photographs import Photographs, Tell, say
-from whyalike.evaluate.retrieval import Interval, bootstrap
-from whyalike.geometry import XYXY, Frame
 from whyalike.model import EmbeddingModel
 
-LEVEL = 0.5
-"""A region is a connected part of a map above so much of its largest value, ..."""
-LEAST = 0.1
-"""... that carries so much of all that is above zero."""
-MOST = 3
-"""So many regions of a map, at most."""
 NEAR = 0.15
 """Regions are at one place if their centres are so near to it, in sides of what was seen."""
 FEWEST = 10
 """Of fewer wrong matches nothing can be said."""
 DRAWS = 199
 SIGNIFICANT = 0.01
-ELSEWHERE = 4
-"""Places where as much is hidden, to compare with."""
-HIDDEN = 60
-"""Matches of a place of which the network is asked again."""
 PLACES = 3
 """So many places are looked into."""
-
-
-class Region(NamedTuple):
-    """A block of cells of a query: its upper left cell, its size, and what it carries."""
-
-    row: int
-    column: int
-    rows: int
-    columns: int
-    carried: float
-
-    def centre_xy(self, grid_hw: tuple[int, int]) -> tuple[float, float]:
-        """In sides of what was seen, from its upper left corner."""
-        h, w = grid_hw
-        return (self.column + self.columns / 2) / w, (self.row + self.rows / 2) / h
-
-
-@dataclass(frozen=True, eq=False)
-class Decision:
-    """What puts one photograph before another, for a query.
-
-    Args:
-        split: of the data that all three are of.
-        query: the photograph that is asked with.
-        first: the one that is ranked first: of a wrong match, of another class.
-        second: the one that it beats: the nearest of the other kind.
-        score: S(query, first).
-        difference: S(query, first) − S(query, second).
-        values: what each cell of the query gives to the difference.
-        bias: what no cell does; `values` and it add up to the difference.
-        frame: where the cells lie on the query.
-        regions: where most of it comes from, the largest first.
-        index: of the query, and of both others, among the photographs of the split.
-    """
-
-    split: str
-    query: Sample
-    first: Sample
-    second: Sample
-    score: float
-    difference: float
-    values: Float[Tensor, "h w"]
-    bias: float
-    frame: Frame
-    regions: tuple[Region, ...]
-    index: tuple[int, int, int]
-
-    def xyxy(self, region: Region) -> XYXY:
-        """A region's box in pixels of the query."""
-        return self.frame.cell_xyxy(region.row, region.column, region.rows, region.columns)
-
-
-@dataclass(frozen=True)
-class Undone:
-    """What becomes of matches as regions of the query are hidden.
-
-    Args:
-        asked: of so many matches.
-        here: the share where the first is no longer before the second without the region.
-        elsewhere: the same without as much of the query elsewhere, the mean over some places.
-        more: here − elsewhere, the mean over the matches with its 99 % interval.
-        fell: by how much the difference of the two scores fell without the region.
-        predicted: by how much, as the region carries so much of it.
-    """
-
-    asked: int
-    here: float
-    elsewhere: float
-    more: Interval
-    fell: float
-    predicted: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,82 +141,45 @@ def find_shortcuts(
         tell: is called as the work goes on.
     """
     random = np.random.default_rng(seed)
-    kinds: list[tuple[Decision, ...]] = []
-    counts = []
-    for wrong in (True, False):
-        these = [
-            (split, int(i))
-            for split, (_, rivals) in splits.items()
-            for i in np.flatnonzero(rivals.known & (rivals.wrong == wrong))
-        ]
-        counts.append(len(these))
-        chosen = sorted(random.permutation(len(these))[:most])
-        what = f"explaining {'wrong' if wrong else 'right'} matches"
-        found = []
-        for done, at in enumerate(chosen):
-            say(tell, what, done, len(chosen))
-            split, i = these[at]
-            found.append(decide(split, *splits[split], i))
-        say(tell, what, len(chosen), len(chosen))
-        kinds.append(tuple(found))
+    wrong, all_wrong = _decisions(splits, True, most, random, tell)
+    right, all_right = _decisions(splits, False, most, random, tell)
     places = [
-        place
-        for wrong, these, others in ((True, *kinds), (False, *kinds[::-1]))
-        for place in places_of(these, others, wrong=wrong, seed=seed)
+        *places_of(wrong, right, wrong=True, seed=seed),
+        *places_of(right, wrong, wrong=False, seed=seed),
     ]
     for done, place in enumerate(places):
         say(tell, "hiding regions", done, len(places))
         if place.p <= SIGNIFICANT:
-            undone = hide(model, splits, kinds[not place.wrong], place, fill=fill, seed=seed)
+            these = wrong if place.wrong else right
+            here = [(these[at], one) for at, one in zip(place.matches, place.regions, strict=True)]
+            undone = hide(model, splits, here, fill=fill, seed=seed)
             places[done] = replace(place, undone=undone)
     say(tell, "hiding regions", len(places), len(places))
-    return Shortcuts(*kinds, counts[0], sum(counts), tuple(places))
+    return Shortcuts(wrong, right, all_wrong, all_wrong + all_right, tuple(places))
 
 
-def decide(split: str, found: Photographs, rivals: Rivals, i: int) -> Decision:
-    """Why the first is before the second, of the nearest own and the nearest other one."""
-    own, other = int(rivals.own[i]), int(rivals.other[i])
-    first, second = (other, own) if rivals.wrong[i] else (own, other)
-    query = found.explained(i)
-    e_first, e_second = (F.normalize(rivals.E[k], dim=0) for k in (first, second))
-    unit = (query.embedding / query.length).double().cpu()
-    scores = [(unit @ e.double()).item() for e in (e_first, e_second)]
-    values = (query.map(e_first - e_second) / query.length).double().cpu()
-    difference = scores[0] - scores[1]
-    return Decision(
-        split=split,
-        query=found.samples[i],
-        first=found.samples[first],
-        second=found.samples[second],
-        score=scores[0],
-        difference=difference,
-        values=values.float(),
-        bias=difference - values.sum().item(),
-        frame=query.frame,
-        regions=regions(values),
-        index=(i, first, second),
-    )
-
-
-def regions(values: Float[Tensor, "h w"]) -> tuple[Region, ...]:
-    """The blocks of cells that carry most of a map.
-
-    Boxes around the parts that are above half of the largest value; cells that touch at a corner
-    are connected. What a block carries is the sum of all of its cells, those below zero among them;
-    less than a tenth of what is above zero makes none.
-    """
-    array = values.detach().cpu().double().numpy()
-    top, positive = array.max(), array.clip(min=0).sum()
-    if not top > 0:
-        return ()
-    labels, _ = ndimage.label(array > LEVEL * top, structure=np.ones((3, 3)))
+def _decisions(
+    splits: Mapping[str, tuple[Photographs, Rivals]],
+    wrong: bool,
+    most: int,
+    random: np.random.Generator,
+    tell: Tell | None,
+) -> tuple[tuple[Decision, ...], int]:
+    """Some of the wrong or of the right matches by lot, explained; and how many there are."""
+    these = [
+        (split, int(i))
+        for split, (_, rivals) in splits.items()
+        for i in np.flatnonzero(rivals.known & (rivals.wrong == wrong))
+    ]
+    chosen = sorted(random.permutation(len(these))[:most])
+    what = f"explaining {'wrong' if wrong else 'right'} matches"
     found = []
-    for rows, columns in ndimage.find_objects(labels):
-        carried = float(array[rows, columns].sum())
-        if carried >= LEAST * positive:
-            size = rows.stop - rows.start, columns.stop - columns.start
-            found.append(Region(rows.start, columns.start, *size, carried))
-    return tuple(sorted(found, key=lambda one: -one.carried)[:MOST])
+    for done, at in enumerate(chosen):
+        say(tell, what, done, len(chosen))
+        split, i = these[at]
+        found.append(decide(split, *splits[split], i))
+    say(tell, what, len(chosen), len(chosen))
+    return tuple(found), len(these)
 
 
 def moved(
@@ -410,79 +286,3 @@ def _on_object(these: Sequence[tuple[Decision, Region]]) -> float | None:
             area = (a[2] - a[0]) * (a[3] - a[1])
             shares.append(max(width, 0.0) * max(height, 0.0) / area)
     return float(np.mean(shares)) if shares else None
-
-
-def hide(
-    model: EmbeddingModel,
-    splits: Mapping[str, tuple[Photographs, Rivals]],
-    these: Sequence[Decision],
-    place: Place,
-    *,
-    fill: Fill = "mean",
-    seed: int = 0,
-) -> Undone | None:
-    """Ask the network again without a place's regions, and without as much elsewhere.
-
-    Args:
-        model: the network.
-        splits: as for `find_shortcuts`.
-        these: the matches that the place's are of.
-        place: whose regions are hidden in the queries; the other photographs stay as they are.
-        fill: what hides them.
-        seed: of what is hidden elsewhere, and of the interval.
-
-    Returns:
-        None where no region leaves room for as much elsewhere.
-    """
-    random = np.random.default_rng([seed, 2])
-    rows = []
-    chosen = sorted(random.permutation(len(place.matches))[:HIDDEN])
-    for at in chosen:
-        decision, region = these[place.matches[at]], place.regions[at]
-        others = _elsewhere(region, decision.frame.grid_hw, random)
-        if not others:
-            continue
-        found, rivals = splits[decision.split]
-        i, first, second = decision.index
-        image = found.tensor(i)
-        shown = [_without(image, one, decision.frame.grid_hw, fill) for one in (region, *others)]
-        with torch.no_grad():  # as it comes: an embedding of nothing has no length, and S = 0
-            E = F.normalize(model(model.to_net(torch.stack(shown))).double().cpu())
-        e_first, e_second = (F.normalize(rivals.E[k].double(), dim=0) for k in (first, second))
-        after = (E @ (e_first - e_second)).numpy()
-        undone = after <= 0
-        fell = decision.difference - after[0]
-        rows.append((undone[0], undone[1:].mean(), fell, region.carried))
-    if not rows:
-        return None
-    here, elsewhere, fell, predicted = np.array(rows, float).T
-    more = bootstrap(here - elsewhere, level=0.99, seed=seed)
-    means = (float(one.mean()) for one in (fell, predicted))
-    return Undone(len(rows), float(here.mean()), float(elsewhere.mean()), more, *means)
-
-
-def _elsewhere(
-    region: Region, grid_hw: tuple[int, int], random: np.random.Generator
-) -> list[Region]:
-    """Some places by lot for a block of that size that share no cell with it."""
-    h, w = grid_hw
-    free = [
-        (row, column)
-        for row in range(h - region.rows + 1)
-        for column in range(w - region.columns + 1)
-        if abs(row - region.row) >= region.rows or abs(column - region.column) >= region.columns
-    ]
-    chosen = random.permutation(len(free))[:ELSEWHERE]
-    return [region._replace(row=free[k][0], column=free[k][1]) for k in chosen]
-
-
-def _without(
-    image: Float[Tensor, "3 H W"], region: Region, grid_hw: tuple[int, int], fill: Fill
-) -> Float[Tensor, "3 H W"]:
-    """An input with a block of cells hidden."""
-    (h, w), (height, width) = grid_hw, image.shape[1:]
-    y0, y1 = region.row * height // h, -(-(region.row + region.rows) * height // h)
-    x0, x1 = region.column * width // w, -(-(region.column + region.columns) * width // w)
-    shown = image.clone()
-    shown[:, y0:y1, x0:x1] = filling(image, fill)[:, y0:y1, x0:x1]
-    return shown
