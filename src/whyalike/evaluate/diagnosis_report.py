@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from whyalike import draw
+from whyalike.data import Dataset
 from whyalike.evaluate import plots, shortcuts_report
 from whyalike.evaluate.diagnosis import BORDER, Diagnosed, Diagnosis, Shares
 from whyalike.evaluate.report import Figure, Report, Table, percent
@@ -34,7 +35,7 @@ def report(found: Diagnosis, *, pictures: bool = True) -> Report:
         title="Diagnosis",
         lead=_lead(found),
         settings={
-            **{part: f"{data.name} ({data.about})" for part, data in found.data.items()},
+            **{part: _described(data) for part, data in found.data.items()},
             "models": ", ".join(found.models),
             "limit": "all" if found.limit is None else found.limit,
             "seed": found.seed,
@@ -50,6 +51,11 @@ def report(found: Diagnosis, *, pictures: bool = True) -> Report:
         ],
         figures=[*shortcuts_report.figures(shortcuts), *_side_by_side(found)] if pictures else (),
     )
+
+
+def _described(data: Dataset) -> str:
+    classes = len(data.labels)
+    return f"{data.name} ({data.about}; {len(data):,} photographs of {classes:,} classes)"
 
 
 def _lead(found: Diagnosis) -> str:

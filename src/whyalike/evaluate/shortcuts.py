@@ -30,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from scipy.spatial import KDTree
 
 from whyalike.evaluate.decisions import Decision, Region, decide
@@ -65,10 +65,12 @@ class Place:
         p: how often, of such draws, the fullest place is as full as this one.
         others: the share of the matches of the other kind that are decided here (told, and no part
             of the verdict: a mark decides right matches and wrong ones).
-        carried: what the regions carry of the differences, as a share of all of them.
+        carried: what the regions carry of the differences, as a share of all of them; None where
+            there are only ties.
         classes: of how many classes the queries are.
         on_object: how much of the regions lies in the queries' boxes; None without boxes.
-        undone: what hiding them does; None where the place is not told from chance.
+        undone: what hiding them does; None where the place is not told from chance, or where no
+            region leaves room for as much elsewhere.
     """
 
     wrong: bool
@@ -80,21 +82,23 @@ class Place:
     fullest: float
     p: float
     others: float | None
-    carried: float
+    carried: float | None
     classes: int
     on_object: float | None
     undone: Undone | None
 
     @property
     def verdict(self) -> str:
-        """In words: "chance", "no effect", "unknown", "object" or "shortcut"."""
-        if self.p > SIGNIFICANT or self.undone is None:
+        """In words: "chance", "object", "too large", "no effect", "unknown" or "shortcut"."""
+        if self.p > SIGNIFICANT:
             return "chance"
+        if self.on_object is not None and self.on_object > 0.5:
+            return "object"
+        if self.undone is None:
+            return "too large"
         if self.undone.more.low <= 0:
             return "no effect"
-        if self.on_object is None:
-            return "unknown"
-        return "object" if self.on_object > 0.5 else "shortcut"
+        return "unknown" if self.on_object is None else "shortcut"
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,16 +200,15 @@ def moved(
 
 
 def fullest(
-    centres: Float[np.ndarray, "n 2"], of: np.ndarray, candidates: np.ndarray | None = None
-) -> tuple[np.ndarray, int]:
-    """The place near which most different matches have a centre, and how many have.
+    centres: Float[np.ndarray, "n 2"], of: Int[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " 2"], int]:
+    """Of the centres, the one near which most different matches have one; and how many have.
 
     Args:
         centres: of regions, in sides.
         of: which match each is of.
-        candidates: places to try; by default the centres themselves.
     """
-    tried = np.unique(centres if candidates is None else candidates, axis=0)
+    tried = np.unique(centres, axis=0)
     near = KDTree(centres).query_ball_point(tried, NEAR)
     counts = [len({*of[one].tolist()}) for one in near]
     # Of places that are equally full, the one in their middle: the nearest to the mean of all.
@@ -226,54 +229,66 @@ def places_of(
         wrong: whether these are wrong matches.
         seed: of the draws.
     """
-    all_regions = [(at, one) for at, decision in enumerate(these) for one in decision.regions]
-    if len(these) < FEWEST or not all_regions:
+    pairs = [(at, one) for at, decision in enumerate(these) for one in decision.regions]
+    if len(these) < FEWEST or not pairs:
         return []
-    of = np.array([at for at, _ in all_regions])
+    of = np.array([at for at, _ in pairs])
     grids = [these[at].frame.grid_hw for at in of]
-    centres = np.array([one.centre_xy(g) for (_, one), g in zip(all_regions, grids, strict=True)])
-    random = np.random.default_rng([seed, 1])
-    drawn = moved([one for _, one in all_regions], grids, DRAWS, random)
-    by_chance = np.array([fullest(one, of)[1] for one in drawn])
+    centres = np.array([one.centre_xy(g) for (_, one), g in zip(pairs, grids, strict=True)])
+    drawn = moved([one for _, one in pairs], grids, DRAWS, np.random.default_rng([seed, 1]))
+    by_chance = np.array([fullest(one, of)[1] for one in drawn]) / len(these)
     left = np.ones(len(of), bool)
     found: list[Place] = []
     while left.any() and len(found) < PLACES:
         xy, count = fullest(centres[left], of[left])
         if count < 2:
             break
-        here = left & (np.hypot(*(centres - xy).T) <= NEAR)
-        best: dict[int, Region] = {}
-        for k in np.flatnonzero(here):
-            at, region = all_regions[k]
-            if at not in best or region.carried > best[at].carried:
-                best[at] = region
-        matches = sorted(best, key=lambda at: -best[at].carried)
-        expected = np.mean([len({*of[np.hypot(*(one - xy).T) <= NEAR].tolist()}) for one in drawn])
+        here = left & _near(centres, xy)
+        left &= ~here
+        here_by_chance = [len({*of[_near(one, xy)].tolist()}) for one in drawn]
+        strongest: dict[int, Region] = {}
+        for at, region in sorted((pairs[k] for k in np.flatnonzero(here)), key=_by_carried):
+            strongest.setdefault(at, region)
+        members = [(these[at], region) for at, region in strongest.items()]
+        share = len(members) / len(these)
         found.append(
             Place(
                 wrong=wrong,
                 xy=(float(xy[0]), float(xy[1])),
-                matches=tuple(matches),
-                regions=tuple(best[at] for at in matches),
-                share=len(matches) / len(these),
-                chance=float(expected) / len(these),
-                fullest=float(np.quantile(by_chance, 1 - SIGNIFICANT)) / len(these),
-                p=float((1 + (by_chance >= len(matches)).sum()) / (1 + DRAWS)),
+                matches=tuple(strongest),
+                regions=tuple(strongest.values()),
+                share=share,
+                chance=float(np.mean(here_by_chance)) / len(these),
+                fullest=float(np.quantile(by_chance, 1 - SIGNIFICANT)),
+                p=float((1 + (by_chance >= share).sum()) / (1 + DRAWS)),
                 others=float(np.mean([_is_near(one, xy) for one in others])) if others else None,
-                carried=sum(best[at].carried for at in matches)
-                / sum(these[at].difference for at in matches),
-                classes=len({these[at].query.label for at in matches}),
-                on_object=_on_object([(these[at], best[at]) for at in matches]),
+                carried=_part(members),
+                classes=len({decision.query.label for decision, _ in members}),
+                on_object=_on_object(members),
                 undone=None,
             )
         )
-        left &= ~here
     return found
 
 
+def _by_carried(pair: tuple[int, Region]) -> float:
+    return -pair[1].carried
+
+
+def _near(centres: Float[np.ndarray, "n 2"], xy: Float[np.ndarray, " 2"]) -> Bool[np.ndarray, " n"]:
+    near: np.ndarray = np.hypot(*(centres - xy).T) <= NEAR
+    return near
+
+
 def _is_near(decision: Decision, xy: np.ndarray) -> bool:
-    grid = decision.frame.grid_hw
-    return any(np.hypot(*(one.centre_xy(grid) - xy)) <= NEAR for one in decision.regions)
+    centres = [one.centre_xy(decision.frame.grid_hw) for one in decision.regions]
+    return bool(centres) and bool(_near(np.array(centres), xy).any())
+
+
+def _part(these: Sequence[tuple[Decision, Region]]) -> float | None:
+    """What regions carry of the differences of their matches."""
+    total = sum(decision.difference for decision, _ in these)
+    return sum(region.carried for _, region in these) / total if total > 0 else None
 
 
 def _on_object(these: Sequence[tuple[Decision, Region]]) -> float | None:

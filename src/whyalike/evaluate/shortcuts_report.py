@@ -28,7 +28,8 @@ MARK = "#ffd60a"
 
 VERDICTS = {
     "chance": "not told from chance",
-    "no effect": "hiding it changes nothing",
+    "too large": "too large to hide as much elsewhere",
+    "no effect": "not shown to matter",
     "unknown": "where the object is, nobody says",
     "object": "the object",
     "shortcut": "a shortcut",
