@@ -14,7 +14,7 @@ from benchmarks.tables import Table, UnavailableError, machine
 
 NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "indexing", "search",
          "faithfulness"]  # fmt: skip
-ON_REQUEST = ["region_retrieval"]
+ON_REQUEST = ["region_retrieval", "paper_tables"]
 """Those that train networks for minutes the first time, and have a page of their own."""
 
 INTRODUCTION = """\
@@ -35,7 +35,7 @@ checks that what it times gives the right answer.
               help="Write the tables as a page of the documentation, too.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; by default its own.")
 @click.option("--full", is_flag=True, help="All pairs for faithfulness, which takes an hour, and "
-              "all photographs for region_retrieval.")  # fmt: skip
+              "all photographs for region_retrieval and paper_tables.")  # fmt: skip
 def main(names: tuple[str, ...], markdown: Path | None, threads: int | None, full: bool) -> None:
     """Measure what whyalike costs: all of it, or NAMES alone."""
     if threads is not None:

@@ -71,8 +71,8 @@ def localization(
         from whyalike.evaluate.localization_report import report
 
         measured = evaluate_localization(loaded, found, names, **sample.drawn, tell=tell)
-        made = report(measured, pictures=_pictured(paths))  # runs the network, too
-    _finish(made, measured.left_out, paths, as_json)
+        made = report(measured, pictures=pictured(paths))  # runs the network, too
+    finish(made, measured.left_out, paths, as_json)
 
 
 @evaluate.command()
@@ -120,8 +120,8 @@ def faithfulness(
         measured = faithful.evaluate_faithfulness(
             loaded, found, names, fills=cast(Any, kinds), **sample.drawn, tell=tell,
         )  # fmt: skip
-    made = report(measured, pictures=_pictured(paths))
-    _finish(made, measured.left_out, paths, as_json)
+    made = report(measured, pictures=pictured(paths))
+    finish(made, measured.left_out, paths, as_json)
 
 
 @evaluate.command()
@@ -158,8 +158,8 @@ def sanity(
         from whyalike.evaluate.sanity_report import report
 
         measured = evaluate_sanity(loaded, found, names, **sample.drawn, tell=tell)
-    made = report(measured, pictures=_pictured(paths))
-    _finish(made, measured.left_out, paths, as_json)
+    made = report(measured, pictures=pictured(paths))
+    finish(made, measured.left_out, paths, as_json)
 
 
 @evaluate.command()
@@ -216,8 +216,8 @@ def correspondence(
         from whyalike.evaluate.correspondence_report import report
 
         measured = evaluate_correspondence(loaded, photographs, names, seed=seed, tell=tell)
-    made = report(measured, pictures=_pictured(paths))
-    _finish(made, measured.left_out, paths, as_json)
+    made = report(measured, pictures=pictured(paths))
+    finish(made, measured.left_out, paths, as_json)
 
 
 def _paths(outputs: Sequence[str], network: Network) -> list[Path]:
@@ -236,7 +236,7 @@ def _running(network: Network) -> Iterator[tuple[EmbeddingModel, Callable[[str, 
             yield loaded, tell
 
 
-def _pictured(paths: Sequence[Path]) -> bool:
+def pictured(paths: Sequence[Path]) -> bool:
     return any(path.suffix.lower() == ".html" for path in paths)
 
 
@@ -254,7 +254,7 @@ def _methods(given: str | None, usual: Sequence[str]) -> list[str]:
     return names
 
 
-def _finish(
+def finish(
     made: Report, left_out: Sequence[tuple[str, str]], paths: Sequence[Path], as_json: bool
 ) -> None:
     from whyalike.images import printable

@@ -121,15 +121,18 @@ class Photographs:
     ) -> Both:
         """A pair, read again if need be: a data set need not fit into memory."""
         x, y = self.tensor(query), self.tensor(reference)
-        known = lambda: (self._explain(query), self._explain(reference))  # noqa: E731
+        known = lambda: (self.explained(query), self.explained(reference))  # noqa: E731
         return Both(self._model, sharp, x, y, seed=seed, explained=known)
 
     def tensor(self, i: int) -> Float[Tensor, "3 H W"]:
         """What the network sees of a photograph."""
         return self._see(str(self.samples[i].path))[0]
 
-    def _explain(self, i: int) -> Contributions:
-        """Partners are often near by, so the last ones are kept, unless they hold activations."""
+    def explained(self, i: int) -> Contributions:
+        """What the cells of a photograph give.
+
+        Partners are often near by, so the last ones are kept, unless they hold activations.
+        """
         if i in self._explained:
             return self._explained[i]
         made = self._model.explain(self.tensor(i))

@@ -74,12 +74,14 @@ class Figure:
         pictures: one or more, side by side: what each shows, and it as a data URL.
         title: over it, where something new begins.
         wide: whether a picture takes the width of the page, as a curve does.
+        large: whether pictures are larger than a thumbnail, as those that are to be compared.
     """
 
     caption: str
     pictures: Sequence[tuple[str, str]]
     title: str = ""
     wide: bool = False
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def _figure(figure: Figure) -> str:
         + "</div>"
         for what, url in figure.pictures
     )
-    kind = "wide" if figure.wide else "row"
+    kind = "wide" if figure.wide else "row large" if figure.large else "row"
     title = f"<h2>{_safe(figure.title)}</h2>" if figure.title else ""
     return (
         f'{title}<figure><div class="{kind}">{shown}</div>'
@@ -243,6 +245,7 @@ tr > :first-child { text-align: left; position: sticky; left: 0; background: var
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 figure { margin: 0 0 24px; }
 .row { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px; }
+.large { grid-template-columns: repeat(auto-fill, minmax(min(168px, 30%), 1fr)); }
 .row p { color: var(--soft); font-size: 12px; margin: 2px 0 0; overflow-wrap: anywhere; }
 img { display: block; width: 100%; height: auto; }
 .wide img { max-width: 820px; background: #ffffff; border: 1px solid var(--line); }
