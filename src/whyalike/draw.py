@@ -141,6 +141,40 @@ def figure(
     return sheet.figure
 
 
+def ranking(
+    pairs: Sequence[Pair], maps: Sequence[Float[Tensor, "h w"]], says: Sequence[str]
+) -> Figure:
+    """A query and what it was compared with, each with its map, in one row and on one scale.
+
+    Args:
+        pairs: with one query.
+        maps: one of each reference.
+        says: a line over each.
+    """
+    query = pairs[0].query
+    pictures = [_picture(query)]
+    limit = limit_of(*maps)
+    for pair, values in zip(pairs, maps, strict=True):
+        c = pair.reference
+        pictures.append(overlay(_picture(c), values, c.frame, limit=limit))
+    aspects = [picture.width / picture.height for picture in pictures]
+    gap, caption = 0.06, 0.34
+    height = min((WIDTH_INCHES - gap * len(pairs)) / sum(aspects), 2.4)
+    size = (height * sum(aspects) + gap * len(pairs), height + caption)
+    made = Figure(figsize=size)
+    FigureCanvasAgg(made)
+    left = 0.0
+    names = [query.name, *(pair.reference.name for pair in pairs)]
+    for name, said, picture, aspect in zip(names, ["query", *says], pictures, aspects, strict=True):
+        width = height * aspect
+        ax = made.add_axes((left / size[0], 0, width / size[0], height / size[1]))
+        ax.imshow(np.asarray(picture), aspect="auto")
+        ax.set_title(f"{_short(name)}\n{said}", fontsize=5.5, pad=2, loc="left", parse_math=False)
+        ax.set_axis_off()
+        left += width + gap
+    return made
+
+
 @dataclass(frozen=True)
 class _Sheet:
     """Rows of two blocks; a block is the query, the reference and a colour bar, equally high.

@@ -50,6 +50,7 @@ from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair, pairs_with
 from whyalike.preprocess import Source
+from whyalike.ranking import Ranking
 
 
 class Gallery:
@@ -305,7 +306,7 @@ class Gallery:
         where: str | None = None,
         exact: bool = True,
         ranks: bool = True,
-    ) -> list[Hit]:
+    ) -> Ranking[Hit]:
         """The photographs that score highest with a region of the query, or with all of it.
 
         Nothing is computed again for the gallery: Σ v^q of the region, over |E^q|, is
@@ -344,7 +345,8 @@ class Gallery:
         else:
             best = self._approximately(asked, vectors, k, where)
         with stores.reading(self._store.root):
-            return hits_of(self._table, vectors, best, asked, self._metadata_names())
+            hits = hits_of(self._table, vectors, best, asked, self._metadata_names())
+        return Ranking(hits, gallery=self, where=where, exact=exact)
 
     @property
     def approximate(self) -> Approximate | None:
