@@ -153,7 +153,7 @@ def no_anywidget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PNG = "iVBORw0KGgo"
+JPEG = "/9j/"
 
 
 @pytest.mark.usefixtures("kernel")
@@ -161,9 +161,10 @@ def test_a_cell_shows_a_widget_and_a_figure(pair: wa.Pair, gallery: wa.Gallery) 
     ranked = [gallery.search(picture(77), BOX, k=2), Ranking([pair])]
     for shown in (pair, *ranked):
         found = shown._repr_mimebundle_()
-        assert set(found) == {"text/plain", "image/png", WIDGET}
-        assert found["image/png"].startswith(PNG)
+        assert set(found) == {"text/plain", "image/jpeg", WIDGET}
+        assert found["image/jpeg"].startswith(JPEG)
     assert pair._repr_mimebundle_()["text/plain"] == repr(pair)
+    assert ranked[0]._repr_mimebundle_()["text/plain"].startswith("Ranking of 2: 00")
     assert Ranking([])._repr_mimebundle_() == {}
 
 
@@ -171,7 +172,7 @@ def test_a_cell_shows_a_widget_and_a_figure(pair: wa.Pair, gallery: wa.Gallery) 
 def test_without_anywidget_a_figure(pair: wa.Pair, gallery: wa.Gallery) -> None:
     for shown in (pair, gallery.search(picture(77), k=2)):
         found = shown._repr_mimebundle_()
-        assert set(found) == {"text/plain", "image/png"}
+        assert set(found) == {"text/plain", "image/jpeg"}
         assert "whyalike[notebook]" in found["text/plain"]
     with pytest.raises(ViewError, match=r"needs the package 'anywidget'"):
         pair.view()
@@ -209,7 +210,8 @@ def notebook(view: Any, cells: int = 1, theme: str = "") -> str:
     source = base64.b64encode(view._esm.encode()).decode()
     return (
         f"<!doctype html><html lang=en><title>notebook</title><style>body {{ margin: 0 }} "
-        f"{view._css}</style><body {theme}><main><h1>A notebook</h1>{outputs}</main><script type=module>{NOTEBOOK}"
+        f"{view._css}</style><body {theme}><main><h1>A notebook</h1>{outputs}</main>"
+        f"<script type=module>{NOTEBOOK}"
         f"const {{ default: widget }} = await import('data:text/javascript;base64,{source}');"
         f"window.model = new Model({text});"
         f"window.closers = [...document.querySelectorAll('.cell')].map("

@@ -44,3 +44,12 @@ class Ranking(list[Ranked]):
         if not self:
             return {}
         return ranking_in_notebook(self, self._searched, self.view)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """IPython's words for a list come before those of the bundle, but for this."""
+        from whyalike.save import in_notebook, ranking_in_words
+
+        if in_notebook():
+            printer.text(ranking_in_words(self))
+        else:
+            printer.pretty(list(self))

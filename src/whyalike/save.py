@@ -17,6 +17,7 @@ from whyalike.files import check_outputs, write_whole
 from whyalike.geometry import XY, XYXY
 from whyalike.pair import Pair
 from whyalike.viewer import export, notebook, results
+from whyalike.viewer.notebook import in_notebook as in_notebook
 
 if TYPE_CHECKING:
     from whyalike.gallery import Gallery, Hit
@@ -194,7 +195,7 @@ def ranking_in_notebook(
         maps = [gallery.region_map(h, p.reference) for h, p in zip(some, pairs, strict=True)]
         return draw.ranking(pairs, maps, [f"{hit.rank}: {hit.score:.4f}" for hit in some])
 
-    return notebook.bundle(repr(list(ranked)), view, figure)
+    return notebook.bundle(ranking_in_words(ranked), view, figure)
 
 
 SHOWN = 6
@@ -207,3 +208,17 @@ def _pairs_of(ranked: Sequence[Pair | ImageError]) -> list[Pair]:
     if not pairs:
         raise ViewError("a ranking is shown if it has a pair; none of its images could be read")
     return sorted(pairs, key=lambda pair: -pair.similarity)
+
+
+def ranking_in_words(ranked: Sequence[Any]) -> str:
+    """What a notebook says of a ranking: a line, without the folders that its files lie in."""
+    said = []
+    for one in ranked[:SHOWN]:
+        if isinstance(one, ImageError):
+            said.append(str(one))
+        elif isinstance(one, Pair):
+            said.append(f"{one.reference.name} {one.similarity:.4f}")
+        else:
+            said.append(f"{one.path.rpartition('/')[2]} {one.score:.4f}")
+    more = ", ..." if len(ranked) > SHOWN else ""
+    return f"Ranking of {len(ranked)}: {', '.join(said)}{more}"

@@ -267,6 +267,11 @@ class Gallery:
             self._table.cleanup_old_versions(older_than=timedelta(days=1))
         self.refresh()
 
+    def files(self) -> list[str]:
+        """The files that it has, to open, in the order of their names."""
+        found = self._table.to_table(columns=["file"])["file"].to_pylist()
+        return [os.fsdecode(one) for one in sorted(found)]
+
     def failures(self) -> dict[str, str]:
         """Files that could not be indexed, by path, and why: what errors.parquet holds."""
         return {one.path: one.reason for one in self._store.failures().values()}

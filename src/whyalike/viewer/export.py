@@ -8,6 +8,7 @@ import html
 import io
 import json
 import math
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -98,17 +99,26 @@ def static(name: str) -> str:
     return (files("whyalike.viewer") / "static" / name).read_text(encoding="utf-8")
 
 
-def document(title: str, css: str, module: str, data: dict[str, Any]) -> str:
+def document(
+    title: str,
+    css: str,
+    module: str,
+    data: dict[str, Any],
+    allow: Sequence[str] = ("img-src data:",),
+) -> str:
     """One html file that asks nothing of any other: style, module and data.
 
     Its Content-Security-Policy allows exactly the style and the script that are written here, by
     their hashes, so nothing that a file name says can run.
+
+    Args:
+        allow: what else is allowed; pages that a server gives may ask it for pictures.
     """
     css, module = "\n" + css, "\n" + module
     policy = "; ".join(
         [
             "default-src 'none'",
-            "img-src data:",
+            *allow,
             f"script-src {_hash(module)}",
             f"style-src {_hash(css)}",
             "base-uri 'none'",

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from whyalike.errors import ViewError, WhyalikeError
 
-DPI = 130
+DPI = 140
 
 
 def widgets() -> Any:
@@ -45,7 +45,7 @@ def bundle(words: str, widget: Callable[[], Any], figure: Callable[[], Figure]) 
         return {}
     found: dict[str, Any] = {}
     try:
-        found["image/png"] = png(figure())
+        found["image/jpeg"] = jpeg(figure())
         found |= widget()._repr_mimebundle_()[0]
     except WhyalikeError as error:
         words = f"{words}\n({error})"
@@ -59,8 +59,8 @@ def in_notebook() -> bool:
     return getattr(shell, "kernel", None) is not None
 
 
-def png(figure: Figure) -> str:
-    """A figure as a notebook holds it: base64 of a PNG."""
+def jpeg(figure: Figure) -> str:
+    """A figure as a notebook holds it: base64 of a JPEG, a tenth as large as a PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(buffer, format="jpeg", dpi=DPI, pil_kwargs={"quality": 85})
     return base64.b64encode(buffer.getvalue()).decode("ascii")
