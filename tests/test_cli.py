@@ -310,6 +310,7 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
 
 def test_where_sharp_maps_cannot_be_had_plain_ones_are_offered(monkeypatch, capsys, folder):
     monkeypatch.chdir(folder)
+
     def fail(_):
         raise LayerError("no finer map")
 

@@ -61,7 +61,7 @@ def check_answer(made: Questionnaire, question: Any, answer: Any, seconds: Any =
     Raises:
         StudyError: there is no such question, or it is no answer to it.
     """
-    if question not in {one.id for one in made.questions}:
+    if not isinstance(question, str) or question not in {one.id for one in made.questions}:
         raise StudyError(f"there is no question {printable(str(question))[:40]!r}")
     if isinstance(answer, bool) or not isinstance(answer, int) or not 1 <= answer <= 5:
         raise StudyError(f"an answer is a whole number from 1 to 5; came {str(answer)[:40]!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,7 +71,9 @@ def build(
     """
     if checks < 0:
         raise StudyError(f"there are 0 or more checks; came {checks}")
-    place = Path(folder)
+    if image_base is not None:
+        pages.check_base(image_base)
+    place, is_new = Path(folder), not Path(folder).exists()
     try:
         place.mkdir(parents=True, exist_ok=True)
         if any(place.iterdir()):
@@ -79,31 +82,47 @@ def build(
             (place / name).mkdir()
     except OSError as error:
         raise OutputFileError(f"{place}: cannot be made a folder: {error.strerror}") from error
-    questions = [
-        _question(place / PICTURES, f"q{number:02}", one)
-        for number, one in enumerate(comparisons, 1)
-    ]
-    if not questions:
-        raise StudyError("nothing is left to compare: every pair was left out, or none was given")
-    made = Questionnaire(
-        kind=kind,
-        title=title,
-        questions=(*questions, *_checks(questions, checks, seed)),
-        consent=tuple(consent),
-        instructions=tuple(INSTRUCTIONS[kind] if instructions is None else instructions),
-        raters=raters,
-        seed=seed,
-        settings=dict(settings or {}),
-    )
+    try:
+        questions = [
+            _question(place / PICTURES, f"q{number:02}", one)
+            for number, one in enumerate(comparisons, 1)
+        ]
+        if not questions:
+            raise StudyError("nothing to compare: every pair was left out, or none was given")
+        made = Questionnaire(
+            kind=kind,
+            title=title,
+            questions=(*questions, *_checks(questions, checks, seed)),
+            consent=tuple(consent),
+            instructions=tuple(INSTRUCTIONS[kind] if instructions is None else instructions),
+            raters=raters,
+            seed=seed,
+            settings=dict(settings or {}),
+        )
+        _write_all(place, made, image_base)
+    except BaseException as error:
+        for name in (PICTURES, PAGES, TURK):  # the folder was empty: all of it is ours
+            shutil.rmtree(place / name, ignore_errors=True)
+        (place / NAME).unlink(missing_ok=True)
+        if is_new:
+            place.rmdir()
+        if isinstance(error, OSError):
+            raise OutputFileError(f"{place}: cannot be written: {error.strerror}") from error
+        raise
+    return made
+
+
+def _write_all(place: Path, made: Questionnaire, image_base: str | None) -> None:
+    """The key last and whole: without it a folder is no study."""
     src = pages.as_data(place / PICTURES, made)
-    _write(place / NAME, made.text())
-    for slot in range(raters):
-        _write(place / PAGES / pages.name(slot, raters), pages.for_file(made, slot, src).encode())
+    for slot in range(made.raters):
+        page = pages.for_file(made, slot, src)
+        (place / PAGES / pages.name(slot, made.raters)).write_text(page, encoding="utf-8")
     if image_base is not None:
         form, batch = pages.turk(made, image_base)
-        _write(place / TURK / "form.html", form.encode())
-        _write(place / TURK / "batch.csv", batch.encode())
-    return made
+        (place / TURK / "form.html").write_text(form, encoding="utf-8")
+        (place / TURK / "batch.csv").write_text(batch, encoding="utf-8", newline="")
+    write_whole([place / NAME], lambda _, file: _write(file, made.text()))
 
 
 def _question(folder: Path, name: str, one: Comparison) -> Question:
@@ -117,8 +136,7 @@ def _kept(folder: Path, picture: Image.Image, says: str) -> Shown:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=QUALITY)
     name = hashlib.sha256(buffer.getvalue()).hexdigest()[:24] + ".jpg"
-    if not (folder / name).exists():
-        _write(folder / name, buffer.getvalue())
+    (folder / name).write_bytes(buffer.getvalue())
     return Shown(name, says)
 
 
@@ -140,8 +158,5 @@ def _checks(questions: Sequence[Question], count: int, seed: int) -> list[Questi
     return made
 
 
-def _write(path: Path, content: bytes) -> None:
-    def write(_: Path, file: BinaryIO) -> None:
-        file.write(content)
-
-    write_whole([path], write)
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)

@@ -78,7 +78,7 @@ def explanations(
     Raises:
         StudyError: methods that there are not, or fewer than two.
     """
-    _check_methods(methods, METHODS)
+    check_explanations(methods)
     if model.preprocess is None:
         raise ModelError("to read photographs, the model needs a Preprocess; give it one")
     functions = named(methods)
@@ -134,7 +134,7 @@ def rankings(
     Raises:
         StudyError: methods that there are not, or fewer than two.
     """
-    _check_methods(methods, RANKINGS)
+    check_rankings(methods)
     if k < 1:
         raise StudyError(f"a ranking shows one photograph at least; came k={k}")
     tell = left_out or (lambda _: None)
@@ -224,6 +224,16 @@ def pairs_of_gallery(gallery: Gallery, count: int, seed: int = 0) -> list[tuple[
         best = next(hit for hit in hits if hit.file != files[at])
         pairs.append((files[at], best.file))
     return pairs
+
+
+def check_explanations(methods: Sequence[str]) -> None:
+    """Refuse methods of which `explanations` could compare no two, before a network is loaded."""
+    _check_methods(methods, METHODS)
+
+
+def check_rankings(methods: Sequence[str]) -> None:
+    """The same for `rankings`."""
+    _check_methods(methods, RANKINGS)
 
 
 def _check_methods(methods: Sequence[str], known: Any) -> None:

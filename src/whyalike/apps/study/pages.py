@@ -84,12 +84,7 @@ def turk(made: Questionnaire, image_base: str) -> tuple[str, str]:
     Raises:
         StudyError: the address is none, or the form is longer than Turk takes.
     """
-    address = urlsplit(image_base)
-    if address.scheme != "https" or not address.netloc or re.search(r"[\s\"'<>]", image_base):
-        raise StudyError(
-            f"Mechanical Turk shows pictures of addresses that begin with https://; came "
-            f"{image_base!r}"
-        )
+    check_base(image_base)
     base = image_base.rstrip("/")
     src = {file: f"{base}/{file}" for file in pictures(made)}
     rows = [_row(made, slot, src) for slot in range(made.raters)]
@@ -106,6 +101,16 @@ def turk(made: Questionnaire, image_base: str) -> tuple[str, str]:
             f"that Mechanical Turk takes; ask fewer questions"
         )
     return form, table.getvalue()
+
+
+def check_base(image_base: str) -> None:
+    """Refuse an address below which Mechanical Turk could not fetch pictures."""
+    address = urlsplit(image_base)
+    if address.scheme != "https" or not address.netloc or re.search(r"[\s\"'<>$]", image_base):
+        raise StudyError(
+            f"Mechanical Turk shows pictures of addresses that begin with https://; came "
+            f"{image_base!r}"
+        )
 
 
 def _row(made: Questionnaire, slot: int, src: Mapping[str, str]) -> dict[str, str]:

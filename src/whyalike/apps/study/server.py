@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -27,6 +29,9 @@ from whyalike.apps.study.answers import check_answer
 from whyalike.apps.study.questionnaire import PICTURES, Questionnaire
 from whyalike.errors import StudyError
 
+LOCAL = ("127.0.0.1", "localhost", "::1")
+HOSTS = ("127.0.0.1", "localhost")
+"""What a request may call this machine."""
 LARGEST_BODY = 4096
 MOST_RATERS = 100_000
 HEADERS = {
@@ -153,7 +158,7 @@ def app(
     folder: str | Path,
     store: Store,
     *,
-    hosts: Sequence[str] = ("127.0.0.1", "localhost", "[::1]"),
+    hosts: Sequence[str] = HOSTS,
     key: str | None = None,
 ) -> Starlette:
     """The study as a web application.
@@ -177,6 +182,9 @@ def app(
         if content is None:
             return _refused("there is no such picture", 404)
         return Response(content, media_type="image/jpeg")
+
+    async def icon(_: Request) -> Response:
+        return Response(status_code=204)  # browsers ask for one, and complain of none
 
     def begin(given: dict[str, Any]) -> dict[str, Any]:
         if given.get("consent") is not True:
@@ -203,6 +211,7 @@ def app(
     return Starlette(
         routes=[
             Route("/", page),
+            Route("/favicon.ico", icon),
             Route("/pictures/{file}", picture),
             *(
                 Route(f"/{work.__name__}", _taking(work), methods=["POST"])
@@ -276,3 +285,53 @@ class _Headers:
             await send(message)
 
         await self.inner(scope, receive, with_headers)
+
+
+def serve(
+    made: Questionnaire,
+    folder: str | Path,
+    answers: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    names: Sequence[str] = (),
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Ask a study until the process is told to stop (SIGINT, SIGTERM).
+
+    Args:
+        made, folder: the study.
+        answers: the database; one with answers is gone on with.
+        host, port: where to listen; port 0 takes a free one.
+        names: what a request may call this machine besides localhost.
+        tell: told the address for raters, once it answers.
+
+    Raises:
+        StudyError: it cannot listen there, or the answers cannot be kept.
+    """
+    local = host in LOCAL
+    key = None if local else secrets.token_urlsafe(16)
+    store = Store(answers, made)
+    try:
+        listener = socket.create_server((host, port), family=_family(host))
+    except OSError as error:
+        store.close()
+        raise StudyError(f"cannot listen at {host}:{port}: {error.strerror or error}") from error
+    port = listener.getsockname()[1]
+    shown = names[0] if names else f"[{host}]" if ":" in host else host
+    tell(f"http://{shown}:{port}/{'' if key is None else f'?key={key}'}")
+    tell(f"answers are kept in {answers}; Ctrl-C stops")
+    application = app(made, folder, store, hosts=(*HOSTS, *names), key=key)
+    settings = uvicorn.Config(
+        application, log_level="warning", access_log=False, server_header=False,
+        limit_concurrency=200, timeout_keep_alive=15, timeout_graceful_shutdown=10, lifespan="off",
+    )  # fmt: skip
+    try:
+        uvicorn.Server(settings).run(sockets=[listener])
+    finally:
+        listener.close()
+        store.close()
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

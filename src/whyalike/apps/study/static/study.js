@@ -81,7 +81,7 @@ function robot(letter, pictures) {
   return make(
     "section",
     { class: "ws-robot", "aria-label": `Robot ${letter}` },
-    make("h3", {}, make("span", { class: "ws-letter", "aria-hidden": "true" }, letter), `Robot ${letter}`),
+    make("h2", {}, make("span", { class: "ws-letter", "aria-hidden": "true" }, letter), `Robot ${letter}`),
     gallery(pictures),
   );
 }
