@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -105,10 +106,17 @@ def test_in_jupyterlab_both_ways(lab: str, browser: Browser, tmp_path: Path) -> 
     )
     tab.goto(f"{lab}/lab/tree/book.ipynb?reset")
     tab.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-    tab.wait_for_selector("[data-status=idle]", timeout=120_000)  # the kernel is there
-    tab.locator(".jp-CodeCell .cm-content").first.click()
-    tab.keyboard.press("Shift+Enter")
-    tab.wait_for_selector("rect.wa-pinned", timeout=180_000)  # what Python chose
+    prompt = tab.locator(".jp-CodeCell .jp-InputArea-prompt").first
+    for _ in range(30):  # the kernel may not be there yet, and then nothing is run
+        tab.locator(".jp-CodeCell .cm-content").first.click()
+        tab.keyboard.press("Shift+Enter")
+        tab.wait_for_timeout(2000)
+        if re.search(r"[*\d]", prompt.inner_text()):
+            break
+    try:
+        tab.wait_for_selector("rect.wa-pinned", timeout=120_000)  # what Python chose
+    finally:
+        keep(tab, "notebook-jupyterlab")
     assert (tmp_path / "chosen").read_text() == "(190.0, 60.0, 330.0, 230.0)"
     canvas = tab.locator("canvas.wa-map").first
     canvas.scroll_into_view_if_needed()
@@ -125,6 +133,5 @@ def test_in_jupyterlab_both_ways(lab: str, browser: Browser, tmp_path: Path) -> 
         if chosen and chosen[0] < 150:
             break
     assert chosen == pytest.approx((100, 300, 200, 400), abs=3)
-    keep(tab, "notebook-jupyterlab")
     assert elsewhere == []
     tab.close()

@@ -98,6 +98,9 @@ def test_a_mark_that_is_none_is_refused(view: PairView, mark: dict[str, Any]) ->
 def test_what_lies_off_the_photograph_is_refused(view: PairView) -> None:
     with pytest.raises(RegionError, match="lies outside"):
         view.mark(point=(500, 3))
+    with pytest.raises(RegionError, match="lies outside"):
+        view.region = (500, 0, 600, 10)
+    assert (view.point, view.region) == (None, None)
     with pytest.raises(RegionError, match="came both"):
         view.mark(point=(5, 3), region=BOX)
     assert view._state == {}

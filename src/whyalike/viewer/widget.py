@@ -110,8 +110,14 @@ class _Marked(anywidget.AnyWidget):
 
     @traitlets.observe("point", "region")
     def _marked_here(self, change: Any) -> None:
-        if not self._following:
+        if self._following:
+            return
+        try:
             self.mark(**{change.name: change.new}, side=self.side)
+        except RegionError:
+            with self._held():
+                self.set_trait(change.name, change.old)
+            raise
 
     @traitlets.observe("_state")
     def _marked_there(self, change: Any) -> None:
