@@ -300,7 +300,7 @@ def _widen(
     v = torch.from_numpy(np.empty((len(maps), places, manifest.d), np.float32))
     totals = torch.empty(len(maps), 1, manifest.d)
     half = np.empty((places, manifest.d), "<f2")  # torch wants memory that could be written
-    kept, as_bytes = torch.from_numpy(half), memoryview(half).cast("B")
+    kept, as_bytes = torch.from_numpy(half), half.data.cast("B")
     is_cell = torch.cat([torch.zeros(manifest.prefix), torch.ones(places - manifest.prefix)])[None]
     for row, one, values, total in zip(rows, maps, v.unbind(), totals.unbind(), strict=True):
         as_bytes[:] = one or b""
