@@ -6,6 +6,7 @@ The colour map is matplotlib's RdBu, which is symmetric in lightness and safe fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from whyalike.contributions import Contributions
@@ -82,6 +83,42 @@ def overlay(
     return Image.fromarray((mixed * 255).round().astype(np.uint8))
 
 
+def top_pixels(
+    values: Float[Tensor, "h w"], frame: Frame, size_wh: tuple[int, int], share: float
+) -> np.ndarray:
+    """The largest values of a map at the size of a picture: a share of the pixels that were seen.
+
+    Exactly ⌈share · seen⌉ pixels, a mask (H, W); of equal values the first ones, row by row.
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"share lies above 0 and up to 1; came {share}")
+    big = on_photograph(values, frame, size_wh).ravel()
+    seen = np.flatnonzero(~np.isnan(big))
+    count = math.ceil(share * len(seen) - 1e-9)
+    best = seen[np.argsort(-big[seen], kind="stable")[:count]]
+    mask = np.zeros(big.size, bool)
+    mask[best] = True
+    return mask.reshape(size_wh[::-1])
+
+
+def highlight(
+    picture: Image.Image, values: Float[Tensor, "h w"], frame: Frame, *, share: float = 0.02
+) -> Image.Image:
+    """A photograph of which the pixels with the largest values stay as they are; the rest is dim.
+
+    The paper shows raters the 2 % that matter most so (section VI-B). The pixels are ringed.
+    """
+    top = top_pixels(values, frame, picture.size, share)
+    rgb = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    grey = (rgb @ np.array([0.299, 0.587, 0.114], dtype=np.float32))[..., None]
+    drawn = 0.16 + 0.5 * (0.2 * rgb + 0.8 * grey)
+    width = 2 * max(1, round(max(picture.size) / 260)) + 1
+    wide = Image.fromarray(top).convert("L").filter(ImageFilter.MaxFilter(width))
+    drawn[np.asarray(wide) > 0] = (1.0, 0.84, 0.1)
+    drawn[top] = rgb[top]
+    return Image.fromarray((drawn * 255).round().astype(np.uint8))
+
+
 def limit_of(*maps: Float[Tensor, "h w"]) -> float:
     """The largest absolute value of some maps: a scale that they can share."""
     return max(max(m.abs().max().item() for m in maps), 1e-12)
@@ -139,6 +176,40 @@ def figure(
         sheet.panel(row, block, "reference", drawn, carried)
         sheet.colour_bar(row, block, scale)
     return sheet.figure
+
+
+def ranking(
+    pairs: Sequence[Pair], maps: Sequence[Float[Tensor, "h w"]], says: Sequence[str]
+) -> Figure:
+    """A query and what it was compared with, each with its map, in one row and on one scale.
+
+    Args:
+        pairs: with one query.
+        maps: one of each reference.
+        says: a line over each.
+    """
+    query = pairs[0].query
+    pictures = [_picture(query)]
+    limit = limit_of(*maps)
+    for pair, values in zip(pairs, maps, strict=True):
+        c = pair.reference
+        pictures.append(overlay(_picture(c), values, c.frame, limit=limit))
+    aspects = [picture.width / picture.height for picture in pictures]
+    gap, caption = 0.06, 0.34
+    height = min((WIDTH_INCHES - gap * len(pairs)) / sum(aspects), 2.4)
+    size = (height * sum(aspects) + gap * len(pairs), height + caption)
+    made = Figure(figsize=size)
+    FigureCanvasAgg(made)
+    left = 0.0
+    names = [query.name, *(pair.reference.name for pair in pairs)]
+    for name, said, picture, aspect in zip(names, ["query", *says], pictures, aspects, strict=True):
+        width = height * aspect
+        ax = made.add_axes((left / size[0], 0, width / size[0], height / size[1]))
+        ax.imshow(np.asarray(picture), aspect="auto")
+        ax.set_title(f"{_short(name)}\n{said}", fontsize=5.5, pad=2, loc="left", parse_math=False)
+        ax.set_axis_off()
+        left += width + gap
+    return made
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,14 @@ class TrainingError(WhyalikeError):
     """Data or settings with which no network can be trained, or a training that went astray."""
 
 
+class ViewError(WhyalikeError):
+    """Nothing that can be shown here, or a package that showing it needs is missing."""
+
+
+class StudyError(WhyalikeError):
+    """A questionnaire that cannot be made of what came, or answers that do not belong to it."""
+
+
 class OutputFileError(WhyalikeError):
     """A result that cannot be written where, or as what, it was asked for."""
 

@@ -19,6 +19,7 @@ from whyalike.errors import CompletenessError, ImageError, ModelError, RegionErr
 from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
 from whyalike.preprocess import Source
+from whyalike.ranking import Ranking
 
 Side = Literal["query", "reference"]
 
@@ -260,6 +261,28 @@ class Pair:
 
         show_pair(self)
 
+    def view(self) -> Any:
+        """The pair in a notebook: its `point` and `region` are those chosen in the picture.
+
+        >>> view = pair.view()  # doctest: +SKIP
+        >>> view.region = (40, 30, 120, 110)  # doctest: +SKIP
+
+        Returns:
+            A `whyalike.viewer.widget.PairView`. A pair that stands last in a cell shows one by
+            itself; without the package anywidget, a figure.
+
+        Raises:
+            ViewError: anywidget is not installed.
+        """
+        from whyalike.save import view_pair  # as above
+
+        return view_pair(self)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        from whyalike.save import pair_in_notebook  # as above
+
+        return pair_in_notebook(self)
+
     @property
     def _both(self) -> tuple[Contributions, Contributions]:
         return self.query, self.reference
@@ -367,6 +390,8 @@ def explain_ranking(
 ) -> list[Pair] | list[Pair | ImageError]:
     """Explain one query against many references, which run in batches, in the order given.
 
+    The list shows itself in a notebook.
+
     With `strict=False`, a reference that cannot be read is given as its `ImageError`, in its place.
     """
     if isinstance(references, str | bytes):
@@ -379,7 +404,7 @@ def explain_ranking(
     q = model.explain(query)
     explained = tower.explain(list(references), batch_size=batch_size, strict=strict)
     device = q.values.device
-    return [r if isinstance(r, ImageError) else Pair(q, r.to(device)) for r in explained]
+    return Ranking(r if isinstance(r, ImageError) else Pair(q, r.to(device)) for r in explained)
 
 
 def _check_model(model: EmbeddingModel) -> None:

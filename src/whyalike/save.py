@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import tempfile
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from whyalike import draw
+from whyalike.errors import ImageError, ViewError
 from whyalike.files import check_outputs, write_whole
 from whyalike.geometry import XY, XYXY
 from whyalike.pair import Pair
-from whyalike.viewer import export, results
+from whyalike.viewer import export, notebook, results
+from whyalike.viewer.notebook import in_notebook as in_notebook
 
 if TYPE_CHECKING:
     from whyalike.gallery import Gallery, Hit
+    from whyalike.viewer.widget import PairView, RankingView
 
 
 def save_pair(
@@ -140,3 +143,82 @@ def show_pair(pair: Pair) -> None:
     save_pair(pair, folder / "pair.html")
     print(f"{folder / 'pair.html'}")
     webbrowser.open((folder / "pair.html").as_uri())
+
+
+def view_pair(pair: Pair) -> PairView:
+    """The pair as a widget of a notebook; see `Pair.view`."""
+    return notebook.widgets().PairView(pair)
+
+
+def view_ranking(
+    ranked: Sequence[Any], gallery: Gallery | None, *, where: str | None, exact: bool
+) -> RankingView:
+    """A ranking as a widget of a notebook; see `whyalike.ranking.Ranking.view`.
+
+    Args:
+        ranked: pairs with one query, best first or not; or hits of a gallery.
+        gallery: that was searched; None for pairs.
+        where, exact: as it was searched, to say it.
+    """
+    widgets = notebook.widgets()
+    if gallery is None:
+        pairs = _pairs_of(ranked)
+        return widgets.RankingView(pairs.__getitem__, results.ranking_data(pairs))
+    whole: Sequence[Hit] = ()
+    if not ranked[0].query.is_whole:
+        query = ranked[0].query.contributions
+        whole = gallery.search(query, k=len(ranked), where=where, exact=exact)
+    data = results.results_data(gallery, ranked, whole, where=where, exact=exact)
+    return widgets.RankingView(lambda index: gallery.explain(ranked[index]), data)
+
+
+def pair_in_notebook(pair: Pair) -> dict[str, Any]:
+    """What a notebook shows of a pair: the widget, where there is one, and a figure."""
+    return notebook.bundle(repr(pair), lambda: view_pair(pair), lambda: draw.figure(pair))
+
+
+def ranking_in_notebook(
+    ranked: Sequence[Any], gallery: Gallery | None, view: Callable[[], Any]
+) -> dict[str, Any]:
+    """What a notebook shows of a ranking: the widget, where there is one, and a figure."""
+
+    def figure() -> Any:
+        if gallery is None:
+            pairs = _pairs_of(ranked)[:SHOWN]
+            maps = [pair.overall_map("reference", bias=True) for pair in pairs]
+            says = [f"similarity {pair.similarity:.4f}" for pair in pairs]
+            return draw.ranking(pairs, maps, says)
+        if gallery.manifest.maps == "none":
+            raise ViewError("the gallery keeps no maps")
+        some = ranked[:SHOWN]
+        pairs = gallery.explain_ranking(some)
+        maps = [gallery.region_map(h, p.reference) for h, p in zip(some, pairs, strict=True)]
+        return draw.ranking(pairs, maps, [f"{hit.rank}: {hit.score:.4f}" for hit in some])
+
+    return notebook.bundle(ranking_in_words(ranked), view, figure)
+
+
+SHOWN = 6
+"""Of a ranking, on a figure."""
+
+
+def _pairs_of(ranked: Sequence[Pair | ImageError]) -> list[Pair]:
+    """Those that were read, best first."""
+    pairs = [pair for pair in ranked if isinstance(pair, Pair)]
+    if not pairs:
+        raise ViewError("a ranking is shown if it has a pair; none of its images could be read")
+    return sorted(pairs, key=lambda pair: -pair.similarity)
+
+
+def ranking_in_words(ranked: Sequence[Any]) -> str:
+    """What a notebook says of a ranking: a line, without the folders that its files lie in."""
+    said = []
+    for one in ranked[:SHOWN]:
+        if isinstance(one, ImageError):
+            said.append(str(one))
+        elif isinstance(one, Pair):
+            said.append(f"{one.reference.name} {one.similarity:.4f}")
+        else:
+            said.append(f"{one.path.rpartition('/')[2]} {one.score:.4f}")
+    more = ", ..." if len(ranked) > SHOWN else ""
+    return f"Ranking of {len(ranked)}: {', '.join(said)}{more}"

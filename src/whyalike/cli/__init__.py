@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from whyalike import __version__
-from whyalike.cli import diagnose, evaluate, explain, gallery, networks, train
+from whyalike.cli import diagnose, evaluate, explain, gallery, networks, study, train
 from whyalike.cli.terminal import say
 from whyalike.errors import WhyalikeError, in_one_line
 
@@ -38,6 +38,7 @@ def cli() -> None:
       whyalike evaluate localization --data cub:CUB_200_2011 --limit 200
       whyalike evaluate correspondence
       whyalike diagnose --model first --model second --data cub:CUB_200_2011 -o models.html
+      whyalike study build pairs.csv -o birds --methods sharp,grad-cam
       whyalike models 'resnet*'
     """
 
@@ -46,6 +47,7 @@ for _command in (
     explain.demo, explain.explain, networks.models, networks.export, networks.import_checkpoint,
     gallery.index, gallery.search, gallery.remove, train.train, evaluate.evaluate,
     diagnose.diagnose,
+    study.study,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -98,7 +98,7 @@ def index(
             raise GalleryError(f"{', '.join(photos)}: no images are there")
     # On a cluster, the device is the workers'; this machine may have none.
     network = network if cluster is None else replace(network, device=None)
-    loaded, network = _gallery_model(found, network)
+    loaded, network = gallery_model(found, network)
     with _progress() as tell:
         if photos:
             made = Gallery.build(
@@ -195,7 +195,7 @@ def search(
         options = dict(storage)
         found = open_manifest(gallery, options)
         opened = Gallery.open(gallery, storage_options=options or None)
-    loaded, _ = _gallery_model(found, network)
+    loaded, _ = gallery_model(found, network)
     with working("searching"):
         from whyalike.zoo import blaming
 
@@ -259,7 +259,7 @@ def remove(
         put(f"removed {count:,}; {len(opened):,} are left in {gallery}")
 
 
-def _gallery_model(found: Manifest | None, network: Network) -> tuple[EmbeddingModel, Network]:
+def gallery_model(found: Manifest | None, network: Network) -> tuple[EmbeddingModel, Network]:
     """The model that is named, or else the one that made the gallery, and how it was loaded."""
     from whyalike.images import printable
 

@@ -50,6 +50,7 @@ from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair, pairs_with
 from whyalike.preprocess import Source
+from whyalike.ranking import Ranking
 
 
 class Gallery:
@@ -266,6 +267,11 @@ class Gallery:
             self._table.cleanup_old_versions(older_than=timedelta(days=1))
         self.refresh()
 
+    def files(self) -> list[str]:
+        """The files that it has, to open, in the order of their names."""
+        found = self._table.to_table(columns=["file"])["file"].to_pylist()
+        return [os.fsdecode(one) for one in sorted(found)]
+
     def failures(self) -> dict[str, str]:
         """Files that could not be indexed, by path, and why: what errors.parquet holds."""
         return {one.path: one.reason for one in self._store.failures().values()}
@@ -305,7 +311,7 @@ class Gallery:
         where: str | None = None,
         exact: bool = True,
         ranks: bool = True,
-    ) -> list[Hit]:
+    ) -> Ranking[Hit]:
         """The photographs that score highest with a region of the query, or with all of it.
 
         Nothing is computed again for the gallery: Σ v^q of the region, over |E^q|, is
@@ -344,7 +350,8 @@ class Gallery:
         else:
             best = self._approximately(asked, vectors, k, where)
         with stores.reading(self._store.root):
-            return hits_of(self._table, vectors, best, asked, self._metadata_names())
+            hits = hits_of(self._table, vectors, best, asked, self._metadata_names())
+        return Ranking(hits, gallery=self, where=where, exact=exact)
 
     @property
     def approximate(self) -> Approximate | None:

@@ -10,5 +10,9 @@ model = whyalike.load("model")
 from whyalike.train.pictures import Pictures, Sample
 from whyalike.train.settings import DIGITS, Settings
 from whyalike.train.training import Epoch, Progress, Report, train
+from whyalike.train.watching import saving_pairs, watching
 
-__all__ = ["DIGITS", "Epoch", "Pictures", "Progress", "Report", "Sample", "Settings", "train"]
+__all__ = [
+    "DIGITS", "Epoch", "Pictures", "Progress", "Report", "Sample", "Settings", "saving_pairs",
+    "train", "watching",
+]  # fmt: skip

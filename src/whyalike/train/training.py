@@ -21,10 +21,12 @@ from whyalike import files
 from whyalike.errors import CheckpointError, OutputFileError, TrainingError, in_one_line
 from whyalike.evaluate.retrieval import Retrieval, retrieval
 from whyalike.files import Name
+from whyalike.model import EmbeddingModel
 from whyalike.train import checkpoints
 from whyalike.train.losses import loss_by_name, miner_by_name
 from whyalike.train.pictures import Batches, Pictures, check_trainable, prepared
 from whyalike.train.settings import Settings
+from whyalike.train.watching import Watch, watching
 from whyalike.zoo import trained
 
 KS = (1, 2, 4, 8)
@@ -105,6 +107,7 @@ def train(
     restart: bool = False,
     tensorboard: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    watch: Watch | None = None,
 ) -> Report:
     """Train a network, or go on with that, into a folder that `whyalike.load` takes as a model.
 
@@ -126,6 +129,8 @@ def train(
         restart: begin anew where another training has begun.
         tensorboard: write a log for TensorBoard into the folder as well.
         progress: called after each step.
+        watch: called after each epoch with the network as it is, in eval mode, and the epoch's
+            number, such as `saving_pairs(...)`; it changes nothing about the training.
 
     Raises:
         TrainingError: data or settings that cannot be trained with; other ones than those that the
@@ -147,6 +152,8 @@ def train(
                 number = run.step // run.batches.per_epoch
                 due = evaluate_epochs and number % evaluate_epochs == 0
                 epoch = run.close_epoch(number, measured=bool(due or run.step == run.steps))
+                if watch is not None:
+                    run.show(watch, number)
             if epoch or run.step % checkpoint_steps == 0:
                 run.write()
             board(run.step, loss, run.optimizer.param_groups[0]["lr"], epoch)
@@ -251,6 +258,12 @@ class _Run:
         E = torch.cat([self.net(images.to(self.device)).float().cpu() for images in batches])
         self.net.train()
         return retrieval(E, self.unseen.labels, ks=KS)
+
+    def show(self, watch: Watch, number: int) -> None:
+        """Let someone look at the network as it is."""
+        with watching(self.net) as net:
+            layer, preprocess = trained.LAYER, self.architecture.preprocess
+            watch(EmbeddingModel.from_module(net, layer, preprocess), number)
 
     def write(self) -> None:
         """The state, and after an epoch the model; a file is there whole or as it was."""

@@ -113,26 +113,72 @@ def results_data(
     }
 
 
+def ranking_data(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """What the same page shows of pairs with one query, best first, where there is no gallery.
+
+    The maps are of the references, with bias, so that each adds up to its similarity but for what
+    no cell of the reference carries.
+
+    Args:
+        pairs: at least one, all with the same query.
+    """
+    x = pairs[0].query
+    small = _coarse(x)
+    return {
+        "format": FORMAT,
+        "model": pairs[0].model,
+        "images": len(pairs),
+        "where": None,
+        "maps": "full",
+        "approximate": None,
+        "query": {
+            **_shown(x),
+            "boxes": [],
+            "points": [],
+            "masks": 0,
+            "weights": [],
+            "without": [],
+            "without_masks": 0,
+            "shade": None,
+        },
+        "whole": True,
+        "photos": [
+            _found(pair, small if index < PAIRS else None) for index, pair in enumerate(pairs)
+        ],
+        "hits": [
+            {
+                "photo": index,
+                "rank": index + 1,
+                "score": float(pair.similarity),
+                "similarity": float(pair.similarity),
+                "other": None,
+            }
+            for index, pair in enumerate(pairs)
+        ],
+        "by_whole": [],
+    }
+
+
+def module() -> str:
+    """The text of both modules in one: what results.js imports stands right above it."""
+    text, imports = _IMPORT.subn("", static("results.js"))
+    assert imports == 1
+    return static("viewer.js") + text
+
+
 def page(data: dict[str, Any]) -> str:
     """The whole page of a search as one html file, with the viewer of pairs in it."""
-    # One script, so that its policy is one hash: what results.js imports stands right above it.
-    module, imports = _IMPORT.subn("", static("results.js"))
-    assert imports == 1
     return document(
         f"Photographs like {data['query']['name']}",
         static("viewer.css") + static("results.css"),
-        static("viewer.js") + module + _START,
+        module() + _START,  # one script, so that its policy is one hash
         data,
     )
 
 
 def _query(asked: Query) -> dict[str, Any]:
-    x = asked.contributions
     return {
-        "name": x.name,
-        "src": jpeg_url(x.picture, x.frame.size_wh, QUERY_SIZE, QUALITY),
-        "size_wh": list(x.frame.size_wh),
-        "view_xyxy": [float(side) for side in x.frame.view_xyxy],
+        **_shown(asked.contributions),
         "boxes": [list(box) for box in asked.boxes],
         "points": [list(xy) for xy in asked.points],
         "masks": len(asked.masks),
@@ -140,6 +186,29 @@ def _query(asked: Query) -> dict[str, Any]:
         "without": [list(box) for box in asked.without],
         "without_masks": len(asked.without_masks),
         "shade": _shade(asked),
+    }
+
+
+def _shown(x: Contributions, longest: int = QUERY_SIZE) -> dict[str, Any]:
+    return {
+        "name": x.name,
+        "src": jpeg_url(x.picture, x.frame.size_wh, longest, QUALITY),
+        "size_wh": list(x.frame.size_wh),
+        "view_xyxy": [float(side) for side in x.frame.view_xyxy],
+    }
+
+
+def _found(pair: Pair, query: Contributions | None) -> dict[str, Any]:
+    """A reference of a ranking, with its pair where the query is given."""
+    x = pair.reference
+    values = pair.overall_map("reference", bias=True).cpu().numpy()
+    return {
+        **_shown(x, HIT_SIZE),
+        "path": x.name,
+        "fields": [],
+        "missing": False,
+        "map": {"grid_hw": list(values.shape), "values": base64_of(values, "<f4")},
+        "pair": None if query is None else viewer_data(Pair(query, _coarse(x)), pictures=False),
     }
 
 

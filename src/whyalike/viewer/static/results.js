@@ -349,7 +349,8 @@ function fillWords(root, data) {
 /**
  * Builds the page inside an element.
  * @param {HTMLElement} element @param {ResultsData} data
- * @param {(opened: Opened | null) => void} changed is told which pair is open
+ * @param {(opened: Opened | null, viewer: ReturnType<typeof mount> | null) => void} changed is told
+ *   which pair is open, and its viewer
  */
 export function mountResults(element, data, changed = () => {}) {
   if (data.format !== 1) {
@@ -464,7 +465,7 @@ export function mountResults(element, data, changed = () => {}) {
       find(item, ".wr-open", HTMLElement).focus({ preventScroll: true });
       item.scrollIntoView({ block: "nearest" });
     }
-    changed(opened);
+    changed(opened, viewer);
   }
 
   /** @param {number} by */
@@ -535,9 +536,18 @@ export function mountResults(element, data, changed = () => {}) {
   find(pair, ".wr-back", HTMLElement).addEventListener("click", () => show(null));
   previous.addEventListener("click", () => step(-1));
   following.addEventListener("click", () => step(1));
-  new ResizeObserver(drawTies).observe(rankings);
+  const resizes = new ResizeObserver(drawTies);
+  resizes.observe(rankings);
   showHeat(maps.length > 0);
-  return { show };
+  return {
+    show,
+    /** Takes the page's parts out of the element. */
+    destroy() {
+      resizes.disconnect();
+      viewer?.destroy();
+      element.replaceChildren();
+    },
+  };
 }
 
 /** What the colours of all maps mean. @param {HTMLElement} part @param {boolean} any @param {number} full @param {Uint32Array} colours */

@@ -1,0 +1,1 @@
+"""What other programs show of whyalike's results."""
