@@ -120,7 +120,10 @@ class Frame:
                 f"{mask.max():g}; divide a 0..255 mask by 255"
             )
         rows, columns = self._overlaps(
-            *(np.linspace(0, side, n + 1) for side, n in zip((height, width), mask.shape, strict=True))
+            *(
+                np.linspace(0, side, n + 1)
+                for side, n in zip((height, width), mask.shape, strict=True)
+            )
         )
         coverage = rows @ mask @ columns.T
         if not coverage.any():

@@ -17,7 +17,6 @@ from whyalike.gallery.hits import COLUMNS, Hit, hits_of, take
 from whyalike.gallery.query import Query, ask
 from whyalike.gallery.vectors import Best, Vectors
 
-
 ROWS = 2000
 """Rows of hits that are kept, while one query is searched by."""
 
@@ -92,6 +91,11 @@ class Following:
     metadata: tuple[str, ...]
     among: Bool[np.ndarray, " n"] | None = None
     _rows: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def version(self) -> int:
+        """Of the gallery."""
+        return int(self.table.version)
 
     @cached_property
     def _whole(self) -> Float[np.ndarray, " n"]:

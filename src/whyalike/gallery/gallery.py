@@ -373,6 +373,10 @@ class Gallery:
         """Of the table, as this object sees it; each change makes another."""
         return int(self._table.version)
 
+    def is_current(self) -> bool:
+        """Whether nothing has been changed since it was opened, by anyone."""
+        return int(self._store.open().version) == self.version
+
     def count(self, where: str | None = None) -> int:
         """How many photographs there are, or of which a condition holds."""
         with self._condition(where):

@@ -1305,5 +1305,5 @@ export function mount(element, data, options = {}) {
 }
 
 // For the page of results, which stands below this in one script.
-export { LEVELS, decodeFloats, find, inline, largest, makeColours, makePainter, percent };
+export { CLICK_SLOP, Grid, LEVELS, clamp, decodeFloats, find, inline, largest, makeColours, makePainter, percent };
 export { roundUp, signed, svg, write };
