@@ -16,7 +16,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from whyalike.errors import GalleryError, ImageError, ModelError, RegionError, WhyalikeError
+from whyalike.errors import (
+    GalleryError,
+    ImageError,
+    ModelError,
+    RegionError,
+    WhyalikeError,
+    in_one_line,
+)
 from whyalike.images import printable
 from whyalike.viewer.export import static
 from whyalike.viewer.server import answers
@@ -84,9 +91,18 @@ class Desk:
             async with self._turns[kind]:
                 if await request.is_disconnected():
                     raise ClientDisconnect
-                return await asyncio.to_thread(task)
+                return await asyncio.to_thread(_run, task)
         finally:
             self._queued -= 1
+
+
+def _run(task: Callable[[], T]) -> T:
+    try:
+        return task()
+    except Exception:
+        raise
+    except BaseException as error:  # a panic of a library in Rust
+        raise RuntimeError(in_one_line(error)) from error
 
 
 async def read_body(request: Request, most: int, seconds: float) -> bytes:

@@ -269,10 +269,11 @@ class Room:
         return Pair(looked.x, self.references([id])[0][1])
 
     def _ready_model(self) -> EmbeddingModel:
-        state, problem = self.model_state
-        if state == "failed":
-            raise RefusedError(409, f"the network could not be loaded: {printable(problem or '')}")
-        return self._model.result()
+        try:
+            return self._model.result()
+        except BaseException as error:
+            problem = printable(self.model_state[1] or "")
+            raise RefusedError(409, f"the network could not be loaded: {problem}") from error
 
     def _explained(self, model: EmbeddingModel, image: Any) -> Contributions:
         """All v at hand, so that the network's own tensors can go."""
