@@ -1,4 +1,4 @@
-"""A server around a small gallery, in a thread of its own, and clients that say exactly what they like."""
+"""A server around a small gallery, in a thread, and clients that say exactly what they like."""
 
 from __future__ import annotations
 

@@ -111,8 +111,8 @@ def test_a_photograph_of_the_gallery_is_searched_by_what_is_kept(
     kept = gallery.contributions([one])[0]
     expected = gallery.search(kept, BOX, k=COUNT)
     assert [found["photos"][h["photo"]]["id"] for h in found["hits"]] == [h.id for h in expected]
-    mapped = client.ask("/api/maps", {**query, "boxes": [BOX],
-                                      "photos": [h.id for h in expected]}).json()["maps"]  # fmt: skip
+    asked = {**query, "boxes": [BOX], "photos": [h.id for h in expected]}
+    mapped = client.ask("/api/maps", asked).json()["maps"]
     for hit in expected:
         values = maps_of(mapped[hit.id])
         assert values == pytest.approx(gallery.region_map(hit).numpy(), abs=1e-6)
@@ -484,12 +484,14 @@ def test_what_goes_wrong_is_one_line_and_not_the_end(
         """As pyo3's, of a library that was not prepared for what came."""
 
     for error in (ZeroDivisionError("at home"), Panic("far away")):
+
         def fail(*_: Any, error: BaseException = error) -> None:
             raise error
 
-        with monkeypatch.context() as patch, serving(
-            folder / "photos.lance", HEADS["mean"]
-        ) as client:
+        with (
+            monkeypatch.context() as patch,
+            serving(folder / "photos.lance", HEADS["mean"]) as client,
+        ):
             patch.setattr("whyalike.viewer.server.room.Room.photo", fail)
             found = client.ask(f"/api/photos/{'0' * 32}")
             assert found.status == 500
@@ -535,7 +537,8 @@ def held() -> int:
 
 
 @pytest.mark.parametrize(
-    "seconds", [pytest.param(1.5, id="a while"), pytest.param(60, id="a minute", marks=pytest.mark.slow)]
+    "seconds",
+    [pytest.param(1.5, id="a while"), pytest.param(60, id="a minute", marks=pytest.mark.slow)],
 )
 def test_twenty_at_once(client: Client, seconds: float) -> None:
     crowd(client, 0.5)  # threads and caches have come

@@ -1,10 +1,9 @@
-"""Whatever the description of the API allows, and much that it does not, is answered; never by a 500."""
+"""Whatever the API's description allows, and much that it does not, is answered: never by 500."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,7 +54,9 @@ def known(description: Any, ids: list[str]) -> Any:
     "examples", [pytest.param(2, id="some"), pytest.param(150, id="many", marks=pytest.mark.slow)]
 )
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda one: one.value)
-def test_nothing_that_is_asked_breaks_it(client: Client, mode: GenerationMode, examples: int) -> None:
+def test_nothing_that_is_asked_breaks_it(
+    client: Client, mode: GenerationMode, examples: int
+) -> None:
     upload = client.ask("/api/uploads", png(picture(5))).json()["query"]["upload"]
     ids = [one["id"] for one in client.photos()] + [upload]
     description = client.ask("/api/openapi.json").json()

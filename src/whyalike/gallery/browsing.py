@@ -91,6 +91,7 @@ class Following:
     metadata: tuple[str, ...]
     among: Bool[np.ndarray, " n"] | None = None
     _rows: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+    _by_whole: dict[int, list[Hit]] = field(default_factory=dict, repr=False)
 
     @property
     def version(self) -> int:
@@ -101,10 +102,16 @@ class Following:
     def _whole(self) -> Float[np.ndarray, " n"]:
         return self.vectors.products(ask(self.x).vector, self.among)
 
+    @cached_property
+    def _in_order(self) -> Float[np.ndarray, " n"]:
+        return np.sort(self._whole)
+
     def by_whole(self, k: int) -> list[Hit]:
         """The photographs that are most alike to the whole query."""
-        asked = ask(self.x)
-        return self._hits(self.vectors.top(self._whole, k), asked)
+        if k not in self._by_whole:
+            asked = ask(self.x)
+            self._by_whole[k] = self._hits(self.vectors.top(self._whole, k), asked)
+        return list(self._by_whole[k])
 
     def search(self, asked: Query, k: int) -> list[Hit]:
         """The photographs that score highest with a part of the query, and their ranks without it.
@@ -117,7 +124,7 @@ class Following:
             return self.by_whole(k)
         best = self.vectors.best(asked.vector, k, None, self.among)
         whole = self._whole[best.positions]
-        ranks = np.array([1 + np.count_nonzero(self._whole > one) for one in whole], np.int64)
+        ranks = 1 + len(self._whole) - np.searchsorted(self._in_order, whole, side="right")
         return self._hits(Best(best.positions, best.scores, whole, ranks), asked)
 
     def _hits(self, best: Best, asked: Query) -> list[Hit]:

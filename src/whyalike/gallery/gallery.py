@@ -351,7 +351,7 @@ class Gallery:
         """Searches by one part after another of a query, which multiply every row once each.
 
         >>> following = gallery.follow("query.jpg")  # doctest: +SKIP
-        >>> following.search(gallery.ask(following.x, region=(40, 30, 120, 110)), k=20)  # doctest: +SKIP
+        >>> following.search(gallery.ask(following.x, (40, 30, 120, 110)), 20)  # doctest: +SKIP
 
         Args:
             query: an image as for `EmbeddingModel.explain`, or what that returned.

@@ -45,7 +45,17 @@ T = TypeVar("T")
 STATIC = {
     **{
         f"{name}.js": "text/javascript"
-        for name in ("viewer", "results", "serve", "api", "state", "browse", "mark", "ranking", "contrast")
+        for name in (
+            "viewer",
+            "results",
+            "serve",
+            "api",
+            "state",
+            "browse",
+            "mark",
+            "ranking",
+            "contrast",
+        )
     },
     **{f"{name}.css": "text/css" for name in ("viewer", "results", "serve")},
 }

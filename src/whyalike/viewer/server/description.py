@@ -44,14 +44,14 @@ def describe(upload_bytes: int, sizes: Sequence[int]) -> Schema:
             image,
             [name],
             (408, 409, 413, 422),
-        ),  # fmt: skip
+        ),
         "/api/query": _asking("Look at a query.", "Query", {}),
         "/api/search": _asking("Both rankings of a search.", "Results", {}),
         "/api/maps": _asking(
             "What each cell of photographs carries of the score.",
             "Maps",
             {"photos": {"type": "array", "items": _ID, "maxItems": 200}},
-        ),  # fmt: skip
+        ),
         "/api/pair": _asking("What the viewer shows of a pair.", "Pair", {"photo": _ID}),
         "/api/contrast": _asking(
             "Why one photograph stands above another.",
@@ -65,7 +65,7 @@ def describe(upload_bytes: int, sizes: Sequence[int]) -> Schema:
                     "uniqueItems": True,
                 }
             },
-        ),  # fmt: skip
+        ),
         "/api/page": _asking(
             "A search, or a pair with `photo`, as one file of html.", None, {}, {"photo": _ID}
         ),

@@ -190,13 +190,15 @@ class Room:
         """Look at a photograph that is none of the gallery's; it is held in memory alone."""
         model = self._ready_model()
         source = Source("upload", hashlib.blake2b(content, digest_size=16).hexdigest())
+        name = printable(name)[:LONGEST_NAME] or "photograph"
         looked = self._looked.get((source, 0))
         if looked is None:
             image = read_image(content, max_pixels=self._max_pixels)
             picture = jpeg(shrunk(image, SIZES[-1]))
-            x = self._explained(model, image)
-            x = replace(x, name=printable(name)[:LONGEST_NAME] or "photograph")
-            looked = self._looked.put((source, 0), Looked(source, x, picture))
+            looked = Looked(source, self._explained(model, image), picture)
+        if looked.x.name != name:
+            looked = replace(looked, x=replace(looked.x, name=name))
+        self._looked.put((source, 0), looked)
         return self.query(looked)
 
     def look(self, source: Source) -> Looked:
@@ -210,9 +212,7 @@ class Room:
         if looked is not None:
             return looked
         if source.kind == "upload":
-            raise RefusedError(
-                404, "the photograph is no longer held in memory; drop it again"
-            )
+            raise RefusedError(404, "the photograph is no longer held in memory; drop it again")
         entry = self.entry(source.id)
         if gallery.manifest.maps == "full":
             x = replace(gallery.contributions([entry])[0], picture=None)

@@ -13,6 +13,14 @@ export class Refused extends Error {
 /** The server cannot be reached. */
 export class Lost extends Error {}
 
+let waiting = 0;
+
+/** The page says that it waits for something, until as much has come. @param {1 | -1} by */
+export function wait(by) {
+  waiting += by;
+  document.documentElement.toggleAttribute("data-waiting", waiting > 0);
+}
+
 /**
  * Asks the server; `body` is an object, or a file.
  * @param {string} path @param {object | Blob} [body] @param {AbortSignal} [signal] @returns {Promise<Response>}
@@ -20,6 +28,7 @@ export class Lost extends Error {}
 async function send(path, body, signal) {
   /** @type {Response} */
   let response;
+  wait(1);
   try {
     response = await fetch(
       `/api/${path}`,
@@ -36,6 +45,8 @@ async function send(path, body, signal) {
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new Lost("The server cannot be reached. Is it still running?");
+  } finally {
+    wait(-1);
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));

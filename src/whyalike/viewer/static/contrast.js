@@ -1,7 +1,17 @@
 // @ts-check
 /** Why one photograph stands above another: where on the query, and what each has with it. */
 
-import { decodeFloats, find, inline, largest, makeColours, roundUp, signed, svg, write } from "./viewer.js";
+import {
+  decodeFloats,
+  find,
+  inline,
+  largest,
+  makeColours,
+  roundUp,
+  signed,
+  svg,
+  write,
+} from "./viewer.js";
 import { drawAsked, fillScale, overlayMap } from "./results.js";
 
 /** @typedef {import("./viewer.js").XY} XY */
@@ -63,7 +73,9 @@ export function mountContrast(element, data) {
     image.alt = `${names[index]}, ${photo.name}`;
     if (!photo.missing) image.src = photo.src;
     const words = photo.missing ? "gone or changed since it was indexed" : "";
-    const similarity = index ? `similarity ${plain(data.photos[index - 1].similarity)}` : "where A beats B";
+    const similarity = index
+      ? `similarity ${plain(data.photos[index - 1].similarity)}`
+      : "where A beats B";
     write(find(figure, "p", HTMLElement), [similarity, words].filter(Boolean).join("; "));
     fillScale(figure, true, fulls[index], colours);
     const frame = find(figure, ".wa-frame", HTMLElement);

@@ -82,8 +82,7 @@ export function mountMark(element, changed) {
   let keys = null;
 
   /** @param {string} name */
-  const chosen = (name) =>
-    find(element, `input[name=${name}]:checked`, HTMLInputElement).value;
+  const chosen = (name) => find(element, `input[name=${name}]:checked`, HTMLInputElement).value;
   /** @param {string} name @param {string} value */
   const choose = (name, value) => {
     find(element, `input[name=${name}][value=${value}]`, HTMLInputElement).checked = true;
@@ -312,4 +311,3 @@ function paintMask(canvas, mask) {
   bitsOf(mask).forEach((bit, i) => (image.data[4 * i + 3] = bit ? 0 : 130));
   canvas.getContext("2d")?.putImageData(image, 0, 0);
 }
-

@@ -103,7 +103,11 @@ export function mountRankings(element, scale, to) {
     for (const id of items[ranking].keys()) {
       if (!kept.has(id) && items[ranking].size > 200) items[ranking].delete(id);
     }
-    if (focused instanceof HTMLElement && focused !== document.activeElement && list.contains(focused))
+    if (
+      focused instanceof HTMLElement &&
+      focused !== document.activeElement &&
+      list.contains(focused)
+    )
       focused.focus({ preventScroll: true });
   }
 
@@ -131,7 +135,11 @@ export function mountRankings(element, scale, to) {
     const item = event.target instanceof Element ? event.target.closest(".wr-hit") : null;
     const list = item?.closest(".wr-ranking");
     if (!(item instanceof HTMLElement) || !(list instanceof HTMLElement)) return null;
-    return { item, ranking: /** @type {Ranking} */ (list.dataset.ranking), id: item.dataset.id ?? "" };
+    return {
+      item,
+      ranking: /** @type {Ranking} */ (list.dataset.ranking),
+      id: item.dataset.id ?? "",
+    };
   };
 
   element.addEventListener("click", (event) => {
@@ -226,7 +234,8 @@ export function mountRankings(element, scale, to) {
 
 /** @param {Answer} answer */
 export function sayFound({ hits, images, where, whole, by_whole }) {
-  if (!hits.length) return where === null ? "The gallery is empty." : `No photograph where ${where}.`;
+  if (!hits.length)
+    return where === null ? "The gallery is empty." : `No photograph where ${where}.`;
   const best = `The best ${hits.length.toLocaleString("en")} of ${counted(images, "photograph", "photographs")}${where === null ? "" : `, among those where ${where}`}.`;
   if (whole) return `${best} Mark a part of the query to search for that.`;
   return `${best} ${by_whole.length ? "Left: by" : "By"} what the marked region carries, and its share of the similarity. Right: by the whole photograph.`;

@@ -533,9 +533,7 @@ export function mountResults(element, data, changed = () => {}) {
     // Words stay words: who selects them does not want to go.
     if (hit && !String(document.getSelection())) show({ ranking: hit.ranking, index: hit.index });
   });
-  root.addEventListener("pointerover", (event) =>
-    tie(rankings, hitOf(event)?.item.dataset.photo),
-  );
+  root.addEventListener("pointerover", (event) => tie(rankings, hitOf(event)?.item.dataset.photo));
   root.addEventListener("pointerleave", () => tie(rankings, undefined));
   root.addEventListener("focusin", (event) => tie(rankings, hitOf(event)?.item.dataset.photo));
   heat.addEventListener("input", () => showHeat(heat.checked));

@@ -6,7 +6,7 @@
 
 import { find, mount, write } from "./viewer.js";
 import { sayAsked, stateOf } from "./results.js";
-import { Lost, Refused, ask, download, latest, save } from "./api.js";
+import { Lost, Refused, ask, download, latest, save, wait } from "./api.js";
 import { PAGE, mountBrowse } from "./browse.js";
 import { mountContrast } from "./contrast.js";
 import { NOTHING, isNothing, mountMark } from "./mark.js";
@@ -161,7 +161,8 @@ function startRoom(element) {
         from = ranking;
         go({ pair: id });
       },
-      compare: (id) => (compared && compared !== id ? contrastWith(id) : chooseCompared(compared ? null : id)),
+      compare: (id) =>
+        compared && compared !== id ? contrastWith(id) : chooseCompared(compared ? null : id),
     },
   );
 
@@ -196,11 +197,16 @@ function startRoom(element) {
   async function learn() {
     about = /** @type {About} */ (await ask("gallery"));
     const count = about.images.toLocaleString("en");
-    const model = { loading: " · the network is loading…", ready: "", failed: " · no network" }[about.model];
+    const model = { loading: " · the network is loading…", ready: "", failed: " · no network" }[
+      about.model
+    ];
     write(find(element, ".ws-about", HTMLElement), `${count} photographs${model}`);
-    const problem = about.problem && `Photographs of your own cannot be searched by: ${about.problem}`;
+    const problem =
+      about.problem && `Photographs of your own cannot be searched by: ${about.problem}`;
     find(element, ".ws-about", HTMLElement).title = problem ?? about.network;
-    filter.title = `Columns: ${Object.entries(about.columns).map(([name, kind]) => `${name} (${kind})`).join(", ")}`;
+    filter.title = `Columns: ${Object.entries(about.columns)
+      .map(([name, kind]) => `${name} (${kind})`)
+      .join(", ")}`;
     const warning = find(look, ".wr-warning", HTMLElement);
     warning.hidden = about.maps === "full";
     write(
@@ -288,7 +294,7 @@ function startRoom(element) {
 
   const search = latest(async () => {
     if (!query || !view.source) return;
-    clearTimeout(resting);
+    rest(null);
     const of = asked();
     try {
       const found = await ask("search", of);
@@ -305,12 +311,25 @@ function startRoom(element) {
         find(look, "h1", HTMLElement),
         found.whole ? "Photographs like this one" : "Photographs that share what is marked",
       );
-      if (about?.maps !== "none") resting = setTimeout(() => searchMaps(of), RESTS);
+      if (about?.maps !== "none") rest(() => searchMaps(of));
     } catch (error) {
       answer = null;
       failed(error);
     }
   });
+
+  /** Does something once the pointer has come to rest. @param {(() => Promise<void>) | null} task */
+  function rest(task) {
+    if (resting) wait(-1);
+    clearTimeout(resting);
+    resting = 0;
+    if (!task) return;
+    wait(1);
+    resting = setTimeout(() => {
+      resting = 0;
+      task().finally(() => wait(-1));
+    }, RESTS);
+  }
 
   /** @param {ReturnType<typeof asked>} of */
   async function searchMaps(of) {
@@ -348,7 +367,16 @@ function startRoom(element) {
     if (mine !== turn) return;
     const shown = /** @type {Shown} */ (query);
     const { boxes, points, masks, without } = view.parts;
-    const state = stateOf({ ...shown, boxes, points, without, masks: masks.length, without_masks: 0, weights: [], shade: null });
+    const state = stateOf({
+      ...shown,
+      boxes,
+      points,
+      without,
+      masks: masks.length,
+      without_masks: 0,
+      weights: [],
+      shade: null,
+    });
     reveal(opened);
     viewer?.destroy();
     const place = find(opened, ".wr-viewer", HTMLElement);
@@ -364,7 +392,11 @@ function startRoom(element) {
   function sayWhere(id) {
     const hits = answer?.[from] ?? [];
     const at = hits.findIndex(({ photo }) => answer?.photos[photo].id === id);
-    const by = answer?.whole ? "" : from === "hits" ? " with the region" : " by the whole photograph";
+    const by = answer?.whole
+      ? ""
+      : from === "hits"
+        ? " with the region"
+        : " by the whole photograph";
     write(find(opened, ".wr-where", HTMLElement), at < 0 ? "" : `${at + 1} of ${hits.length}${by}`);
     find(opened, ".wr-steps", HTMLElement).hidden = at < 0;
   }
@@ -480,7 +512,10 @@ function startRoom(element) {
 
   // ── Buttons and keys ───────────────────────────────────────────────────────────────────────
 
-  for (const way of [find(element, ".ws-home", HTMLElement), find(look, ".ws-gallery", HTMLElement)]) {
+  for (const way of [
+    find(element, ".ws-home", HTMLElement),
+    find(look, ".ws-gallery", HTMLElement),
+  ]) {
     way.addEventListener("click", (event) => {
       event.preventDefault();
       go({ source: null, parts: NOTHING, pair: null, contrast: null });
@@ -536,8 +571,20 @@ function startRoom(element) {
     else if (key === "/") filter.focus();
     else if (key === "h" && !look.hidden) heat.click();
     else if ((key === "b" || key === "p") && !look.hidden) mark.use(key === "b" ? "box" : "paint");
-    else if (view.pair && event.target instanceof Element && event.target.closest(".wr-nav") && key === "arrowright") step(1);
-    else if (view.pair && event.target instanceof Element && event.target.closest(".wr-nav") && key === "arrowleft") step(-1);
+    else if (
+      view.pair &&
+      event.target instanceof Element &&
+      event.target.closest(".wr-nav") &&
+      key === "arrowright"
+    )
+      step(1);
+    else if (
+      view.pair &&
+      event.target instanceof Element &&
+      event.target.closest(".wr-nav") &&
+      key === "arrowleft"
+    )
+      step(-1);
     else return;
     event.preventDefault();
   });
@@ -567,6 +614,7 @@ function fillKeys(list) {
 }
 
 /** @param {string} text */
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
+const sentence = (text) =>
+  text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
 
 startRoom(/** @type {HTMLElement} */ (document.querySelector("main")));
