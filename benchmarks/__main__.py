@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.tables import Table, UnavailableError, machine
 
 NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "indexing", "search",
-         "faithfulness"]  # fmt: skip
+         "serve", "faithfulness"]  # fmt: skip
 ON_REQUEST = ["region_retrieval", "paper_tables"]
 """Those that train networks for minutes the first time, and have a page of their own."""
 

@@ -109,9 +109,12 @@ def _explain(path: Path) -> Table:
     return Table("A ranking from the index", ABOUT_PAIRS, ["cost of", "ms", "budget"], cells)
 
 
-def synthetic(path: Path, rows: int, d: int, *, maps: bool) -> Gallery:
+def synthetic(
+    path: Path, rows: int, d: int, *, maps: bool, manifest: Manifest | None = None
+) -> Gallery:
     """A gallery of random unit vectors, and of contributions whose sums they are."""
-    manifest = Manifest("none", "synthetic", "", "", "", d, GRID, 0, "full" if maps else "none")
+    kept = "full" if maps else "none"
+    manifest = manifest or Manifest("none", "synthetic", "", "", "", d, GRID, 0, kept)
     store = Store(str(path))
     store.create(manifest, Packing(), pa.schema([]))
     random = torch.Generator().manual_seed(0)

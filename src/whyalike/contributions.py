@@ -167,13 +167,20 @@ class Contributions:
         return self._weighted(self.frame.point_weights(xy)[None])[0]
 
     def within(
-        self, xyxy: Sequence[float] | None = None, *, mask: np.ndarray | None = None
+        self,
+        xyxy: Sequence[float] | None = None,
+        *,
+        mask: np.ndarray | None = None,
+        stretched: bool = False,
     ) -> Float[Tensor, " d"]:
-        """Σ of v under a box, or under a mask (H, W) of the photograph, weighted by coverage."""
+        """Σ of v under a box, or under a mask (H, W) of the photograph, weighted by coverage.
+
+        A mask of another size is `stretched` over the photograph, or refused.
+        """
         if (xyxy is None) == (mask is None):
             raise RegionError("a region is either a box (x1, y1, x2, y2) or a mask; give one")
         if mask is not None:
-            return self._weighted(self.frame.mask_coverage(mask)[None])[0]
+            return self._weighted(self.frame.mask_coverage(mask, stretched=stretched)[None])[0]
         assert xyxy is not None
         return self._weighted(self.frame.box_coverage(xyxy)[None])[0]
 

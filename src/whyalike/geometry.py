@@ -93,18 +93,22 @@ class Frame:
         )
         return rows[:, 0][:, None] * columns[:, 0][None, :]
 
-    def mask_coverage(self, mask: np.ndarray) -> Float[np.ndarray, "h w"]:
+    def mask_coverage(
+        self, mask: np.ndarray, *, stretched: bool = False
+    ) -> Float[np.ndarray, "h w"]:
         """Share of each cell's area that lies under a mask of the photograph's size.
 
         Args:
             mask: (H, W) of bool, or of numbers from 0 to 1, one for each pixel of the photograph.
+            stretched: take a mask of any size, each of whose pixels covers as much of the
+                photograph as any other.
 
         Raises:
             RegionError: another shape, values outside 0..1, or nothing of it inside the view.
         """
         mask = np.asarray(mask)
         width, height = self.size_wh
-        if mask.shape != (height, width):
+        if mask.shape != (height, width) and not (stretched and mask.ndim == 2 and mask.size):
             raise RegionError(
                 f"a mask has the photograph's shape (height, width) = {(height, width)}; came "
                 f"{mask.shape}"
@@ -115,7 +119,12 @@ class Frame:
                 f"a mask holds bool or numbers from 0 to 1; came values from {mask.min():g} to "
                 f"{mask.max():g}; divide a 0..255 mask by 255"
             )
-        rows, columns = self._overlaps(np.arange(height + 1.0), np.arange(width + 1.0))
+        rows, columns = self._overlaps(
+            *(
+                np.linspace(0, side, n + 1)
+                for side, n in zip((height, width), mask.shape, strict=True)
+            )
+        )
         coverage = rows @ mask @ columns.T
         if not coverage.any():
             raise RegionError(

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from whyalike import __version__
-from whyalike.cli import diagnose, evaluate, explain, gallery, networks, study, train
+from whyalike.cli import diagnose, evaluate, explain, gallery, networks, serve, study, train
 from whyalike.cli.terminal import say
 from whyalike.errors import WhyalikeError, in_one_line
 
@@ -34,6 +34,7 @@ def cli() -> None:
       whyalike explain a.jpg b.jpg --model timm:resnet50 -o pair.html -o pair.png
       whyalike index photos/ -o photos.lance
       whyalike search photos.lance query.jpg --region 40,30,120,110
+      whyalike serve photos.lance
       whyalike train photos/ -o model
       whyalike evaluate localization --data cub:CUB_200_2011 --limit 200
       whyalike evaluate correspondence
@@ -45,9 +46,8 @@ def cli() -> None:
 
 for _command in (
     explain.demo, explain.explain, networks.models, networks.export, networks.import_checkpoint,
-    gallery.index, gallery.search, gallery.remove, train.train, evaluate.evaluate,
-    diagnose.diagnose,
-    study.study,
+    gallery.index, gallery.search, gallery.remove, serve.serve, train.train, evaluate.evaluate,
+    diagnose.diagnose, study.study,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -261,6 +261,13 @@ def remove(
 
 def gallery_model(found: Manifest | None, network: Network) -> tuple[EmbeddingModel, Network]:
     """The model that is named, or else the one that made the gallery, and how it was loaded."""
+    network = gallery_network(found, network)
+    with working("loading the network"):
+        return network.load(), network
+
+
+def gallery_network(found: Manifest | None, network: Network) -> Network:
+    """The network that is named, or else the one that made the gallery; not loaded yet."""
     from whyalike.images import printable
 
     named = (network.spec, network.layer, network.checkpoint) != (None, None, None)
@@ -276,8 +283,7 @@ def gallery_model(found: Manifest | None, network: Network) -> tuple[EmbeddingMo
         network = Network(kept.get("spec"), kept.get("layer"), None, bool(kept.get("pretrained")),
                           network.device)  # fmt: skip
     network.checked_files()
-    with working("loading the network"):
-        return network.load(), network
+    return network
 
 
 @contextmanager

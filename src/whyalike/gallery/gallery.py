@@ -27,6 +27,7 @@ from whyalike.gallery import cluster as clusters
 from whyalike.gallery import manifest as manifests
 from whyalike.gallery import store as stores
 from whyalike.gallery.approximate import Approximate
+from whyalike.gallery.browsing import Entry, Following, entries
 from whyalike.gallery.build import Progress, Report, Settings, Work
 from whyalike.gallery.cluster import Cluster, cluster_of
 from whyalike.gallery.hits import COLUMNS, Hit, hits_of, read, take
@@ -353,6 +354,63 @@ class Gallery:
             hits = hits_of(self._table, vectors, best, asked, self._metadata_names())
         return Ranking(hits, gallery=self, where=where, exact=exact)
 
+    def follow(self, query: Source | Contributions, where: str | None = None) -> Following:
+        """Searches by one part after another of a query, which multiply every row once each.
+
+        >>> following = gallery.follow("query.jpg")  # doctest: +SKIP
+        >>> following.search(gallery.ask(following.x, (40, 30, 120, 110)), 20)  # doctest: +SKIP
+
+        Args:
+            query: an image as for `EmbeddingModel.explain`, or what that returned.
+            where: a condition in SQL on the columns.
+
+        Raises:
+            GalleryError: a condition that means nothing.
+        """
+        x = query if isinstance(query, Contributions) else self._model().explain(query)
+        self.ask(x)  # whether it is of as many numbers
+        among = None if where is None else self._among(where)
+        metadata = tuple(self._metadata_names())
+        return Following(x, self._table, self._mapped(), metadata, among)
+
+    # -- looking through it ----------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """Of the table, as this object sees it; each change makes another."""
+        return int(self._table.version)
+
+    def is_current(self) -> bool:
+        """Whether nothing has been changed since it was opened, by anyone."""
+        return int(self._store.open().version) == self.version
+
+    def count(self, where: str | None = None) -> int:
+        """How many photographs there are, or of which a condition holds."""
+        with self._condition(where):
+            return int(self._table.count_rows(filter=where))
+
+    def browse(self, offset: int = 0, limit: int = 60, where: str | None = None) -> list[Entry]:
+        """Photographs in the table's order.
+
+        Raises:
+            GalleryError: a condition that means nothing.
+        """
+        with self._condition(where):
+            names = self._metadata_names()
+            return entries(self._table, names, where, offset=offset, limit=limit)
+
+    def entry(self, id: str) -> Entry | None:
+        """The photograph of an id; None where there is none."""
+        with stores.reading(self._store.root):
+            found = entries(self._table, self._metadata_names(), stores.one_of([id]))
+        return found[0] if found else None
+
+    def columns(self) -> dict[str, str]:
+        """The columns that a condition may name, with their types in words."""
+        schema = self._table.schema
+        return {name: str(schema.field(name).type) for name in
+                ("path", "label", *self._metadata_names())}  # fmt: skip
+
     @property
     def approximate(self) -> Approximate | None:
         """How searches with `exact=False` are done, and what recall was measured; None without."""
@@ -397,8 +455,8 @@ class Gallery:
             pairs += pairs_with(x, [reference.to(x.embedding.device) for _, reference in some])
         return pairs
 
-    def contributions(self, hits: Sequence[Hit]) -> list[Contributions]:
-        """What the cells of hits give, from what the gallery keeps.
+    def contributions(self, hits: Sequence[Hit | Entry]) -> list[Contributions]:
+        """What the cells of hits, or of listed photographs, give, from what the gallery keeps.
 
         Raises:
             GalleryError: it keeps none, or the hits are of a search of another state of it.

@@ -64,12 +64,18 @@ class Hit:
 
 
 def hits_of(
-    table: lance.LanceDataset, vectors: Vectors, best: Best, asked: Query, metadata: Sequence[str]
+    table: lance.LanceDataset,
+    vectors: Vectors,
+    best: Best,
+    asked: Query,
+    metadata: Sequence[str],
+    rows: Sequence[dict[str, Any]] | None = None,
 ) -> list[Hit]:
-    """The best rows of a search, with their columns."""
+    """The best rows of a search, with their columns, where those are not at hand."""
     if not len(best.positions):
         return []
-    rows = take(table, vectors, best.positions, [*COLUMNS, *metadata])
+    if rows is None:
+        rows = take(table, vectors, best.positions, [*COLUMNS, *metadata])
     biases = vectors.rows(best.positions) @ asked.bias
     whole = best.scores if best.others is None else best.others
     addresses = vectors.addresses(best.positions)

@@ -73,6 +73,8 @@ def ask(
     mask: Masks | None = None,
     without: Boxes | Masks | None = None,
     weights: Sequence[float] | None = None,
+    *,
+    stretched: bool = False,
 ) -> Query:
     """What is asked for, as a vector to search by.
 
@@ -87,6 +89,7 @@ def ask(
         mask: an array (H, W) of the photograph's size, or several.
         without: boxes or masks.
         weights: as many as there are boxes, points and masks, in this order.
+        stretched: take masks of any size, stretched over the photograph.
 
     Raises:
         RegionError: a part that does not lie on the photograph, or another number of weights.
@@ -99,7 +102,7 @@ def ask(
     given = [
         *(x.within(box) for box in boxes),
         *(x.at(xy) for xy in spots),
-        *(x.within(mask=one) for one in masks),
+        *(x.within(mask=one, stretched=stretched) for one in masks),
     ]
     factors = _weights(weights, len(given))
     left_out = [*(x.within(box) for box in away), *(x.within(mask=one) for one in away_masks)]

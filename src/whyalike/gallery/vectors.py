@@ -145,6 +145,26 @@ class Vectors:
         ranks = [1 + np.count_nonzero(every > one) for one in mine]  # faster than a sort
         return Best(positions, scores, mine, np.array(ranks, np.int64))
 
+    def products(
+        self, u: Float[Tensor, " d"], among: Bool[np.ndarray, " n"] | None = None
+    ) -> Float[np.ndarray, " n"]:
+        """What every row has with a vector; −∞ for those that were deleted, or are not `among`."""
+        found = np.empty(int(self.starts[-1]), np.float32)
+        for part, start in zip(self.parts, self.starts, strict=False):
+            here = slice(start, start + len(part.matrix))
+            torch.mv(part.matrix, u, out=torch.from_numpy(found[here]))
+            for ok in (part.live, None if among is None else among[here]):
+                if ok is not None:
+                    found[here][~ok] = -np.inf
+        return found
+
+    def top(self, products: Float[np.ndarray, " n"], k: int) -> Best:
+        """The k rows whose products are largest, as `best` finds them."""
+        top = _Top(k)
+        top.add(products, 0)
+        positions, scores = top.found()
+        return Best(positions, scores, None, np.arange(1, len(positions) + 1))
+
 
 class _Top:
     """The largest numbers so far of many that come in turn."""

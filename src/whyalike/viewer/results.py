@@ -215,11 +215,10 @@ def _found(pair: Pair, query: Contributions | None) -> dict[str, Any]:
 def _photo(hit: Hit, x: Contributions | None, query: Contributions | None) -> dict[str, Any]:
     picture = hit.picture() if x is None else x.picture
     size_wh = tuple(hit.row["size_wh"])
-    fields = {"label": hit.label, **hit.metadata}
     found: dict[str, Any] = {
         "name": printable(hit.path.rpartition("/")[2]),
         "path": printable(hit.path),
-        "fields": [[printable(n), _text(v)] for n, v in fields.items() if _is_known(v)],
+        "fields": fields_of(hit.label, hit.metadata),
         "src": jpeg_url(picture, size_wh, HIT_SIZE, QUALITY),
         "missing": picture is None,
         "size_wh": list(size_wh),
@@ -234,6 +233,12 @@ def _photo(hit: Hit, x: Contributions | None, query: Contributions | None) -> di
             pair = Pair(query, _coarse(x).to(query.embedding.device))
             found["pair"] = viewer_data(pair, pictures=False)
     return found
+
+
+def fields_of(label: str | None, metadata: dict[str, Any]) -> list[list[str]]:
+    """Names and values of what is known of a photograph, as text to show."""
+    fields = {"label": label, **metadata}
+    return [[printable(n), _text(v)] for n, v in fields.items() if _is_known(v)]
 
 
 def _coarse(x: Contributions) -> Contributions:

@@ -47,6 +47,7 @@ import {
  * @property {HitData[]} hits
  * @property {HitData[]} by_whole
  */
+/** @typedef {Pick<ResultsData, "whole" | "photos" | "hits" | "by_whole">} Searched */
 /** @typedef {"hits" | "by_whole"} Ranking */
 /** @typedef {{ ranking: Ranking, index: number }} Opened */
 
@@ -149,7 +150,7 @@ function sayShare({ score, similarity }, whole) {
   return Math.abs(similarity) < 0.005 ? `of ${all}` : `= ${percent(score / similarity)} of ${all}`;
 }
 
-/** @param {HitData} hit @param {Ranking} ranking @param {ResultsData} data */
+/** @param {HitData} hit @param {Ranking} ranking @param {Searched} data */
 function sayMoved({ rank, other }, ranking, data) {
   if (data.whole) return "";
   if (ranking === "by_whole") {
@@ -183,8 +184,14 @@ function fillQuery(figure, query) {
   image.src = query.src;
   image.alt = `The query, ${query.name}`;
   placeView(find(figure, ".wa-view", HTMLElement), query);
-  const marks = find(figure, ".wr-marks", SVGElement);
+  drawAsked(find(figure, ".wr-marks", SVGElement), query);
+}
+
+/** What was asked for, over the query. @param {SVGElement} marks @param {QueryData} query */
+function drawAsked(marks, query) {
+  const [width, height] = query.size_wh;
   marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  marks.replaceChildren();
   if (query.shade)
     marks.append(svg("image", { href: query.shade, width, height, preserveAspectRatio: "none" }));
   const only = query.boxes.length === 1 && !query.points.length && !query.masks;
@@ -236,18 +243,29 @@ function makeOpener(picture, label) {
   picture.replaceWith(button);
 }
 
-/** @param {HTMLElement} item @param {HitData} hit @param {Ranking} ranking @param {ResultsData} data @param {number} most the score of a full bar */
-function fillHit(item, hit, ranking, data, most) {
-  const photo = data.photos[hit.photo];
+/** The picture of a hit, and what does not depend on the search. @param {HTMLElement} item @param {FoundData} photo */
+function fillPhoto(item, photo) {
   const [width, height] = photo.size_wh;
-  item.dataset.photo = String(hit.photo);
-  write(find(item, ".wr-rank", HTMLElement), String(hit.rank));
   const frame = find(item, ".wr-frame", HTMLElement);
   frame.style.setProperty("--wa-aspect", String(width / height));
   find(frame, "img", HTMLImageElement).src = photo.src;
   const name = find(item, ".wr-name", HTMLElement);
   name.textContent = photo.name;
   name.title = photo.path;
+  find(item, ".wr-fields", HTMLElement).append(
+    ...photo.fields.map(([key, value]) => {
+      const row = document.createElement("div");
+      row.append(inline("dt", "", key), inline("dd", "", value));
+      return row;
+    }),
+  );
+}
+
+/** Rank and scores of a hit; says all of it in words. @param {HTMLElement} item @param {HitData} hit @param {Ranking} ranking @param {Searched} data @param {number} most the score of a full bar */
+function fillNumbers(item, hit, ranking, data, most) {
+  const photo = data.photos[hit.photo];
+  item.dataset.photo = String(hit.photo);
+  write(find(item, ".wr-rank", HTMLElement), String(hit.rank));
   const bare = data.whole || ranking === "by_whole";
   const score = signed(hit.score).replace("+", "");
   const share = sayShare(hit, bare);
@@ -265,16 +283,44 @@ function fillHit(item, hit, ranking, data, most) {
   part.style.width = `${(100 * Math.abs(hit.score)) / most}%`;
   part.classList.toggle("wr-below", hit.score < 0);
   part.classList.toggle("wr-bare", bare);
-  find(item, ".wr-fields", HTMLElement).append(
-    ...photo.fields.map(([key, value]) => {
-      const row = document.createElement("div");
-      row.append(inline("dt", "", key), inline("dd", "", value));
-      return row;
+  return `Rank ${hit.rank}: ${photo.name}, ${score} ${share}${moved && `, ${moved}`}.`;
+}
+
+/** The score of a full bar. @param {Searched} data */
+function fullBar(data) {
+  const scores = [...data.hits, ...data.by_whole].flatMap((hit) => [hit.score, hit.similarity]);
+  return largest(Float32Array.from(scores)) || 1;
+}
+
+/** Lines between the same photographs of both rankings. @param {Element} rankings @param {SVGElement} ties */
+function drawTies(rankings, ties) {
+  const origin = rankings.getBoundingClientRect();
+  /** @param {Ranking} ranking */
+  const hits = (ranking) =>
+    /** @type {HTMLElement[]} */ ([
+      ...rankings.querySelectorAll(`[data-ranking=${ranking}] .wr-hit`),
+    ]);
+  const others = new Map(hits("by_whole").map((item) => [item.dataset.photo, item]));
+  ties.replaceChildren(
+    ...hits("hits").flatMap((left) => {
+      const right = others.get(left.dataset.photo);
+      if (!right) return [];
+      const [a, b] = [left, right].map((item) => item.getBoundingClientRect());
+      const [x0, x1] = [a.right - origin.x + 6, b.x - origin.x - 6];
+      const [y0, y1] = [a, b].map((box) => box.y + box.height / 2 - origin.y);
+      const middle = (x0 + x1) / 2;
+      const d = `M${x0} ${y0}C${middle} ${y0} ${middle} ${y1} ${x1} ${y1}`;
+      return [svg("path", { d, "data-photo": left.dataset.photo ?? "" })];
     }),
   );
-  const rank = `Rank ${hit.rank}: ${photo.name}, ${score} ${share}${moved && `, ${moved}`}.`;
-  if (photo.pair) makeOpener(find(item, ".wr-picture", HTMLElement), `${rank} Open the pair.`);
-  else find(item, "img", HTMLImageElement).alt = rank;
+}
+
+/** Highlights one photograph wherever it is. @param {Element} rankings @param {string | undefined} photo */
+function tie(rankings, photo) {
+  for (const part of rankings.querySelectorAll("[data-photo]")) {
+    const tied = photo !== undefined && part.getAttribute("data-photo") === photo;
+    part.classList.toggle("wr-tied", tied);
+  }
 }
 
 /** The pair with the photographs of the page. @param {ResultsData} data @param {FoundData} photo @returns {ViewerData} */
@@ -370,8 +416,7 @@ export function mountResults(element, data, changed = () => {}) {
   const maps = data.photos.flatMap(({ map }) => (map ? [decodeFloats(map.values)] : []));
   const full = roundUp(Math.max(0, ...maps.map(largest))) || 1;
   const colours = makeColours("both", 0.8);
-  const scores = [...data.hits, ...data.by_whole].flatMap((hit) => [hit.score, hit.similarity]);
-  const most = largest(Float32Array.from(scores)) || 1;
+  const most = fullBar(data);
   /** @type {Record<Ranking, HTMLElement[]>} */
   const items = { hits: [], by_whole: [] };
   for (const ranking of /** @type {Ranking[]} */ (["hits", "by_whole"])) {
@@ -380,7 +425,11 @@ export function mountResults(element, data, changed = () => {}) {
       list.insertAdjacentHTML("beforeend", HIT);
       const item = /** @type {HTMLElement} */ (list.lastElementChild);
       item.dataset.index = String(index);
-      fillHit(item, hit, ranking, data, most);
+      const photo = data.photos[hit.photo];
+      fillPhoto(item, photo);
+      const rank = fillNumbers(item, hit, ranking, data, most);
+      if (photo.pair) makeOpener(find(item, ".wr-picture", HTMLElement), `${rank} Open the pair.`);
+      else find(item, "img", HTMLImageElement).alt = rank;
       overlayMap(find(item, ".wr-frame", HTMLElement), data.photos[hit.photo], full, colours);
       items[ranking].push(item);
     });
@@ -403,31 +452,6 @@ export function mountResults(element, data, changed = () => {}) {
     root.classList.toggle("wr-plain", !on);
     for (const frame of rankings.querySelectorAll(".wr-frame:has(.wr-map)")) {
       frame.classList.toggle("wa-under-map", on);
-    }
-  }
-
-  /** Joins the same photographs of both rankings. */
-  function drawTies() {
-    const origin = rankings.getBoundingClientRect();
-    ties.replaceChildren(
-      ...items.hits.flatMap((left) => {
-        const right = items.by_whole.find((item) => item.dataset.photo === left.dataset.photo);
-        if (!right) return [];
-        const [a, b] = [left, right].map((item) => item.getBoundingClientRect());
-        const [x0, x1] = [a.right - origin.x + 6, b.x - origin.x - 6];
-        const [y0, y1] = [a, b].map((box) => box.y + box.height / 2 - origin.y);
-        const middle = (x0 + x1) / 2;
-        const d = `M${x0} ${y0}C${middle} ${y0} ${middle} ${y1} ${x1} ${y1}`;
-        return [svg("path", { d, "data-photo": left.dataset.photo ?? "" })];
-      }),
-    );
-  }
-
-  /** Highlights one photograph wherever it is. @param {string | undefined} photo */
-  function tie(photo) {
-    for (const part of rankings.querySelectorAll("[data-photo]")) {
-      const tied = photo !== undefined && part.getAttribute("data-photo") === photo;
-      part.classList.toggle("wr-tied", tied);
     }
   }
 
@@ -510,9 +534,9 @@ export function mountResults(element, data, changed = () => {}) {
     // Words stay words: who selects them does not want to go.
     if (hit && !String(document.getSelection())) show({ ranking: hit.ranking, index: hit.index });
   });
-  root.addEventListener("pointerover", (event) => tie(hitOf(event)?.item.dataset.photo));
-  root.addEventListener("pointerleave", () => tie(undefined));
-  root.addEventListener("focusin", (event) => tie(hitOf(event)?.item.dataset.photo));
+  root.addEventListener("pointerover", (event) => tie(rankings, hitOf(event)?.item.dataset.photo));
+  root.addEventListener("pointerleave", () => tie(rankings, undefined));
+  root.addEventListener("focusin", (event) => tie(rankings, hitOf(event)?.item.dataset.photo));
   heat.addEventListener("input", () => showHeat(heat.checked));
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -536,7 +560,7 @@ export function mountResults(element, data, changed = () => {}) {
   find(pair, ".wr-back", HTMLElement).addEventListener("click", () => show(null));
   previous.addEventListener("click", () => step(-1));
   following.addEventListener("click", () => step(1));
-  const resizes = new ResizeObserver(drawTies);
+  const resizes = new ResizeObserver(() => drawTies(rankings, ties));
   resizes.observe(rankings);
   showHeat(maps.length > 0);
   return {
@@ -579,3 +603,7 @@ export function startPage(element, data) {
   window.addEventListener("hashchange", follow);
   follow();
 }
+
+// For the room of `whyalike serve`, whose rankings answer as a region moves.
+export { HIT, counted, drawAsked, drawTies, fillNumbers, fillPhoto, fillQuery, fillScale, fullBar };
+export { makeOpener, ordinal, overlayMap, placeView, sayAsked, stateOf, tie };

@@ -275,7 +275,9 @@ function makeMaps(data, grids) {
   /** @param {Side} side */
   const sharing = (side) => {
     const given = data[side].sharing;
-    return given && { by: decodeHalves(given.matrix, given.scale), out: new Float32Array(grids[side].n) };
+    return (
+      given && { by: decodeHalves(given.matrix, given.scale), out: new Float32Array(grids[side].n) }
+    );
   };
   const shared = { query: sharing("query"), reference: sharing("reference") };
   return (side, footprint) => {
@@ -1305,5 +1307,17 @@ export function mount(element, data, options = {}) {
 }
 
 // For the page of results, which stands below this in one script.
-export { LEVELS, decodeFloats, find, inline, largest, makeColours, makePainter, percent };
+export {
+  CLICK_SLOP,
+  Grid,
+  LEVELS,
+  clamp,
+  decodeFloats,
+  find,
+  inline,
+  largest,
+  makeColours,
+  makePainter,
+  percent,
+};
 export { roundUp, signed, svg, write };

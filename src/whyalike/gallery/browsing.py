@@ -1,0 +1,139 @@
+"""What a gallery lists, page by page, and searches of one query that follow one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import lance
+import numpy as np
+from jaxtyping import Bool, Float
+
+from whyalike.contributions import Contributions
+from whyalike.gallery.hits import COLUMNS, Hit, hits_of, take
+from whyalike.gallery.query import Query, ask
+from whyalike.gallery.vectors import Best, Vectors
+
+ROWS = 2000
+"""Rows of hits that are kept, while one query is searched by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A photograph as the gallery lists it.
+
+    Args:
+        id: of the row.
+        path: of the file, as text to show.
+        file: the same, to open.
+        label: its class, where one is known.
+        metadata: its other columns.
+    """
+
+    id: str
+    path: str
+    file: str
+    label: str | None
+    metadata: dict[str, Any]
+    row: dict[str, Any] = field(repr=False)
+    address: int = field(repr=False)
+    version: int = field(repr=False)
+
+    @classmethod
+    def of(cls, hit: Hit) -> Entry:
+        """What a hit is of."""
+        return cls(
+            hit.id, hit.path, hit.file, hit.label, hit.metadata, hit.row, hit.address, hit.version
+        )
+
+
+def entries(
+    table: lance.LanceDataset, metadata: Sequence[str], where: str | None, **options: Any
+) -> list[Entry]:
+    """Some rows of a table, in its order; `options` are those of Lance: offset, limit."""
+    columns = [*COLUMNS, *metadata]
+    found = table.to_table(columns=columns, filter=where, with_row_address=True, **options)
+    return [
+        Entry(
+            id=row["id"],
+            path=row["path"],
+            file=os.fsdecode(row["file"]),
+            label=row["label"],
+            metadata={name: row[name] for name in metadata},
+            row=row,
+            address=row.pop("_rowaddr"),
+            version=table.version,
+        )
+        for row in found.to_pylist()
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Following:
+    """Searches by one part after another of one query: what all of them need is computed once.
+
+    A search multiplies every row once. Those of a region with ranks without it, as
+    `Gallery.search` does them, multiply every row by the whole query as well, each time.
+
+    Args:
+        x: of the query.
+        table, vectors: of one version of the gallery.
+        metadata: names of its columns of metadata.
+        among: which rows may be found; None for all.
+    """
+
+    x: Contributions
+    table: lance.LanceDataset
+    vectors: Vectors
+    metadata: tuple[str, ...]
+    among: Bool[np.ndarray, " n"] | None = None
+    _rows: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
+    _by_whole: dict[int, list[Hit]] = field(default_factory=dict, repr=False)
+
+    @property
+    def version(self) -> int:
+        """Of the gallery."""
+        return int(self.table.version)
+
+    @cached_property
+    def _whole(self) -> Float[np.ndarray, " n"]:
+        return self.vectors.products(ask(self.x).vector, self.among)
+
+    @cached_property
+    def _in_order(self) -> Float[np.ndarray, " n"]:
+        return np.sort(self._whole)
+
+    def by_whole(self, k: int) -> list[Hit]:
+        """The photographs that are most alike to the whole query."""
+        if k not in self._by_whole:
+            asked = ask(self.x)
+            self._by_whole[k] = self._hits(self.vectors.top(self._whole, k), asked)
+        return list(self._by_whole[k])
+
+    def search(self, asked: Query, k: int) -> list[Hit]:
+        """The photographs that score highest with a part of the query, and their ranks without it.
+
+        Args:
+            asked: of this query.
+            k: how many hits.
+        """
+        if asked.is_whole:
+            return self.by_whole(k)
+        best = self.vectors.best(asked.vector, k, None, self.among)
+        whole = self._whole[best.positions]
+        ranks = 1 + len(self._whole) - np.searchsorted(self._in_order, whole, side="right")
+        return self._hits(Best(best.positions, best.scores, whole, ranks), asked)
+
+    def _hits(self, best: Best, asked: Query) -> list[Hit]:
+        """As a region moves, most hits are those of the step before: their rows are kept."""
+        new = np.array([one for one in best.positions if one not in self._rows], np.int64)
+        if len(self._rows) + len(new) > ROWS:
+            self._rows.clear()
+            new = best.positions
+        taken = take(self.table, self.vectors, new, [*COLUMNS, *self.metadata])
+        self._rows.update(zip(new.tolist(), taken, strict=True))
+        rows = [self._rows[one] for one in best.positions.tolist()]
+        return hits_of(self.table, self.vectors, best, asked, self.metadata, rows)

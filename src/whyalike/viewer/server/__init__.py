@@ -1,0 +1,1 @@
+"""The room to look around in: a gallery as a local web app, `whyalike serve`."""
