@@ -174,7 +174,7 @@ def _parked(laid: Layout, random: np.random.Generator) -> Layout:
 
 def _tops(
     laid: Layout,
-    cell: Int[np.ndarray, "..."],
+    cell: Int[np.ndarray, ...],
     day: Day,
     random: np.random.Generator,
     from_above: bool = True,
@@ -237,9 +237,7 @@ def _sides(
     return colours * (1 - 0.2 * (1 - day.cloud) * behind)[:, None]
 
 
-def _shadow(
-    height: Float[np.ndarray, "n n"], sun: tuple[float, float]
-) -> Float[np.ndarray, "n n"]:
+def _shadow(height: Float[np.ndarray, "n n"], sun: tuple[float, float]) -> Float[np.ndarray, "n n"]:
     """Where it is dark, as far as the sun's rays over 24 m tell."""
     east, north = np.sin(np.radians(sun[0])), np.cos(np.radians(sun[0]))
     coarse = height[::2, ::2]

@@ -320,6 +320,6 @@ def _turned(east: np.ndarray, north: np.ndarray, degrees: float) -> tuple[np.nda
     return east * c - north * s, east * s + north * c
 
 
-def cells(rows: Int[np.ndarray, "..."], columns: Int[np.ndarray, "..."]) -> np.ndarray:
+def cells(rows: Int[np.ndarray, ...], columns: Int[np.ndarray, ...]) -> np.ndarray:
     """Flat indices of cells, those beyond the edge being as the edge's."""
     return np.clip(rows, 0, SIDE - 1) * SIDE + np.clip(columns, 0, SIDE - 1)
