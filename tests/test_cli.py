@@ -296,7 +296,7 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
     def fail(*_):
         raise LookupError("first\nsecond")
 
-    monkeypatch.setattr("whyalike.cli._folder", fail)
+    monkeypatch.setattr("whyalike.cli.explain._folder", fail)
     monkeypatch.delenv("WHYALIKE_DEBUG", raising=False)
     assert in_process(monkeypatch, "demo") == 2
     assert capsys.readouterr().err == (
@@ -305,6 +305,20 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
     monkeypatch.setenv("WHYALIKE_DEBUG", "1")
     with pytest.raises(LookupError):
         main()
+
+
+def test_where_sharp_maps_cannot_be_had_plain_ones_are_offered(monkeypatch, capsys, place):
+    def fail(_):
+        raise LayerError("no finer map")
+
+    monkeypatch.setattr("whyalike.model.EmbeddingModel.sharp", fail)
+    monkeypatch.delenv("WHYALIKE_DEBUG", raising=False)
+    assert in_process(monkeypatch, "explain", "a.png", "b.png") == 2
+    assert capsys.readouterr().err == (
+        "whyalike: no finer map (--plain explains the last map, and may do)\n"
+    )
+    assert in_process(monkeypatch, "explain", "a.png", "b.png", "--sharp") == 2
+    assert capsys.readouterr().err == "whyalike: no finer map\n"
 
 
 @pytest.mark.parametrize("pattern", ["[", "nothing*"])

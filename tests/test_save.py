@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from whyalike.cli import _report
+from whyalike.cli.explain import _report
 from whyalike.contributions import Contributions
 from whyalike.geometry import Frame
 from whyalike.pair import Pair
