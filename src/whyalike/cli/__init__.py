@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from whyalike import __version__
-from whyalike.cli import evaluate, explain, gallery, networks, train
+from whyalike.cli import evaluate, explain, gallery, networks, orient, train
 from whyalike.cli.terminal import say
 from whyalike.errors import WhyalikeError, in_one_line
 
@@ -37,6 +37,7 @@ def cli() -> None:
       whyalike train photos/ -o model
       whyalike evaluate localization --data cub:CUB_200_2011 --limit 200
       whyalike evaluate correspondence
+      whyalike orient ground.jpg aerial.jpg --model towers
       whyalike models 'resnet*'
     """
 
@@ -44,6 +45,7 @@ def cli() -> None:
 for _command in (
     explain.demo, explain.explain, networks.models, networks.export, networks.import_checkpoint,
     gallery.index, gallery.search, gallery.remove, train.train, evaluate.evaluate,
+    orient.orient, orient.world,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -30,7 +30,7 @@ from whyalike.zoo.published.crossview import TOWERS
 from whyalike.zoo.trained_towers import Form, own_preprocess
 
 Size = int | tuple[int, int]
-SMALL_GROUND, SMALL_AERIAL = (48, 256), 112
+SMALL_GROUND, SMALL_AERIAL = (40, 256), 96
 """Inputs of the small trunk."""
 
 
@@ -44,7 +44,7 @@ class TowerSettings:
             none.
         embedding: numbers in an embedding.
         ground_size, aerial_size: of the inputs, a number or (height, width); None for the trunk's
-            own: of "vgg16" 224×1232 and 512×512, of "small" 48×256 and 112×112.
+            own: of "vgg16" 224×1232 and 512×512, of "small" 40×256 and 96×96.
         alpha: by what a difference of distances is multiplied before the soft margin: 10 in the
             weighted form, 1 in the plain one.
         batch_size: places in a step; each gives 2·(batch_size − 1) triplets.

@@ -68,6 +68,24 @@ class Views:
             )
         return cls(tuple(ground for ground, _ in found), tuple(aerial for _, aerial in found))
 
+    def hold_out(self, share: float) -> tuple[Views, Views | None]:
+        """Two parts: the last places are those to evaluate on, none of them for a share of 0.
+
+        Raises:
+            TrainingError: none are left to train on.
+        """
+        kept = len(self) - round(share * len(self))
+        if not kept:
+            raise TrainingError(
+                f"a share of {share:g} of {len(self)} places leaves none to train on"
+            )
+        if kept == len(self):
+            return self, None
+        return (
+            Views(self.ground[:kept], self.aerial[:kept]),
+            Views(self.ground[kept:], self.aerial[kept:]),
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of names, and of pixels where there are no names."""

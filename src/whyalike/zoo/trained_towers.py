@@ -25,13 +25,16 @@ from whyalike.zoo.checkpoints import fit, read_checkpoint
 from whyalike.zoo.published.crossview import TOWERS, Tower, preprocess, vgg16
 from whyalike.zoo.trained import CONFIG, MAX_EMBEDDING, TOWERS_FORMAT, WEIGHTS
 
+SMALL_WIDTHS = (48, 64, 128)
+
 
 @dataclass(frozen=True)
 class Form:
     """Two trunks of one form without a weight in common, and one linear layer behind both.
 
     Args:
-        trunk: "small", "default", "timm:NAME", or "vgg16", the one of CVM-Net and of the paper.
+        trunk: "small", three convolutions by which 8×8 pixels become a cell; "default",
+            "timm:NAME"; or "vgg16", the one of CVM-Net and of the paper.
         embedding: how many numbers the linear layer gives.
         ground, aerial: from a photograph of each view to its network's input.
 
@@ -51,7 +54,7 @@ class Form:
                 f"{printable(str(self.embedding))}"
             )
         for view in (self.ground, self.aerial):  # which checks the words and the sizes
-            trunk = "small" if self.trunk == "vgg16" else self.trunk
+            trunk = "small" if self.trunk == "vgg16" else self.trunk  # which has a name there, too
             trained.Architecture(trunk, "mean", self.embedding, view)
 
     def to_config(self) -> dict[str, Any]:
@@ -118,8 +121,24 @@ def _trunk(name: str, view: Preprocess, pretrained: bool) -> tuple[nn.Module, in
     """A trunk and how many channels its map has."""
     if name == "vgg16":
         return vgg16(), 512
+    if name == "small":
+        return _small(), SMALL_WIDTHS[-1]
     one = trained.build(trained.Architecture(name, "mean", 1, view), pretrained=pretrained)
     return one.get_submodule("trunk"), int(one.get_submodule("embedding").in_features)  # type: ignore[arg-type]
+
+
+def _small() -> nn.Sequential:
+    """Patches of 4×4 pixels, a convolution and one of 1×1, each with BatchNorm and ReLU."""
+    steps: list[nn.Module] = []
+    before = 3
+    for width, kernel, stride in zip(SMALL_WIDTHS, (4, 3, 1), (4, 2, 1), strict=True):
+        steps += [
+            nn.Conv2d(before, width, kernel, stride, padding=kernel % 2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+        before = width
+    return nn.Sequential(*steps)
 
 
 def save(folder: Name, net: TwoTowers, form: Form, training: Mapping[str, Any]) -> None:

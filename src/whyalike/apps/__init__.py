@@ -1,0 +1,1 @@
+"""Systems built of the parts: each answers one question from beginning to end."""
