@@ -14,7 +14,7 @@ from benchmarks.tables import Table, UnavailableError, machine
 
 NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "indexing", "search",
          "faithfulness"]  # fmt: skip
-ON_REQUEST = ["region_retrieval"]
+ON_REQUEST = ["region_retrieval", "cross_view"]
 """Those that train networks for minutes the first time, and have a page of their own."""
 
 INTRODUCTION = """\

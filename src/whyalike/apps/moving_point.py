@@ -20,8 +20,8 @@ from whyalike.pair import Pair
 from whyalike.viewer import heading
 
 ENDINGS = (".html", ".gif")
-FRAMES, SECONDS = 60, 9.0
-WIDTH = 640
+FRAMES, SECONDS = 36, 7.2
+WIDTH = 480
 YELLOW, BLACK, WHITE = (255, 214, 10), (0, 0, 0), (255, 255, 255)
 
 
