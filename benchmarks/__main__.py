@@ -14,7 +14,7 @@ from benchmarks.tables import Table, UnavailableError, machine
 
 NAMES = ["pair", "peers", "paths", "hover", "startup", "memory", "indexing", "search",
          "serve", "faithfulness"]  # fmt: skip
-ON_REQUEST = ["region_retrieval", "paper_tables"]
+ON_REQUEST = ["region_retrieval", "paper_tables", "cross_view"]
 """Those that train networks for minutes the first time, and have a page of their own."""
 
 INTRODUCTION = """\

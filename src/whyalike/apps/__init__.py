@@ -1,1 +1,1 @@
-"""What is made of the parts for one purpose: a study with people."""
+"""Systems built of the parts: each answers one question from beginning to end."""

@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from whyalike import __version__
-from whyalike.cli import diagnose, evaluate, explain, gallery, networks, serve, study, train
+from whyalike.cli import diagnose, evaluate, explain, gallery, networks, orient, serve, study, train
 from whyalike.cli.terminal import say
 from whyalike.errors import WhyalikeError, in_one_line
 
@@ -40,6 +40,7 @@ def cli() -> None:
       whyalike evaluate correspondence
       whyalike diagnose --model first --model second --data cub:CUB_200_2011 -o models.html
       whyalike study build pairs.csv -o birds --methods sharp,grad-cam
+      whyalike orient ground.jpg aerial.jpg --model towers
       whyalike models 'resnet*'
     """
 
@@ -47,7 +48,7 @@ def cli() -> None:
 for _command in (
     explain.demo, explain.explain, networks.models, networks.export, networks.import_checkpoint,
     gallery.index, gallery.search, gallery.remove, serve.serve, train.train, evaluate.evaluate,
-    diagnose.diagnose, study.study,
+    diagnose.diagnose, orient.orient, orient.world, study.study,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -15,6 +15,7 @@ import click
 from whyalike.cli.network import hush_hub
 from whyalike.cli.options import json_option
 from whyalike.cli.terminal import bar_of, put, working
+from whyalike.cli.towers import sizes, train_pairs
 
 if TYPE_CHECKING:
     from whyalike.train import Progress as Step
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
 @click.option("-o", "--out", "folder", required=True, metavar="FOLDER",
               help="The model's folder; a training that was begun there goes on.")  # fmt: skip
+@click.option("--pairs", is_flag=True, help="Two towers: DATA is pairs of a view from the street "
+              "and one from above, such as cvusa:PATH.")  # fmt: skip
 @click.option("--unseen", multiple=True, metavar="DATA",
               help="Pictures of other classes to measure on, for --hold-out.")  # fmt: skip
 @click.option("--hold-out", type=click.FloatRange(0, 1, max_open=True), metavar="SHARE",
@@ -39,6 +42,12 @@ if TYPE_CHECKING:
               help="Numbers in an embedding, 0 for the pooled vector; default: 512.")  # fmt: skip
 @click.option("--size", type=click.IntRange(1), metavar="PIXELS",
               help="Side of the input; default: the trunk's own.")  # fmt: skip
+@click.option("--ground-size", callback=sizes, metavar="PIXELS|H,W",
+              help="Of the street's input, with --pairs.")  # fmt: skip
+@click.option("--aerial-size", callback=sizes, metavar="PIXELS|H,W",
+              help="Of the input from above, with --pairs.")  # fmt: skip
+@click.option("--alpha", type=click.FloatRange(0, min_open=True), metavar="N", help="Weight in the "
+              "soft margin, with --pairs: 10 (the default) as in CVM-Net, 1 for none.")  # fmt: skip
 @click.option("--loss", metavar="NAME", help="A loss of pytorch-metric-learning, such as "
               "multi-similarity (the default), triplet, margin, contrastive, arcface, "
               "proxy-anchor.")  # fmt: skip
@@ -66,6 +75,7 @@ if TYPE_CHECKING:
 def train(
     data: tuple[str, ...],
     folder: str,
+    pairs: bool,
     unseen: tuple[str, ...],
     hold_out: float | None,
     device: str | None,
@@ -83,6 +93,10 @@ def train(
     and Recall@K and MAP@R measured on them. What is written is a model: `--model FOLDER`,
     `whyalike.load(FOLDER)`. Run again, it goes on where it was stopped.
 
+    With --pairs, two towers are trained by CVM-Net's loss, to find the view from above that belongs
+    to a view from the street: on the split "train", and recall is measured on "val"; of data
+    without these, on the last fifth of the places.
+
     \b
     Examples:
       whyalike train digits -o digits-model
@@ -90,9 +104,18 @@ def train(
       whyalike train products.csv -o model --loss triplet --miner triplet-margin
       whyalike train photos/ -o model --loss proxy-anchor --loss-option alpha 32 --epochs 40
       whyalike explain a.jpg b.jpg --model model
+      whyalike train --pairs cvusa:CVUSA -o towers --trunk vgg16 --batch-size 16 --device cuda
     """
     if unseen and hold_out is not None:
         raise click.UsageError("--unseen and --hold-out say the same in two ways; leave one out")
+    if pairs:
+        given |= {name: given[name] or None for name in ("loss_options", "miner_options")}
+        running = {"device": device, "workers": workers, "restart": restart}
+        return train_pairs(data, folder, unseen, hold_out, given | ({"tensorboard": True} if
+                           tensorboard else {}), running, as_json, _training_progress)  # fmt: skip
+    if alone := [name for name in ("ground_size", "aerial_size", "alpha") if given.pop(name)]:
+        named = ", ".join("--" + name.replace("_", "-") for name in alone)
+        raise click.UsageError(f"{named}: is for two towers; add --pairs, or leave it out")
     scenes = data == ("digits",)
     if scenes and (unseen or hold_out is not None):
         raise click.UsageError("digits has classes of its own to measure on; leave --unseen and "

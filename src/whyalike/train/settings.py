@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from whyalike.errors import TrainingError
@@ -104,19 +104,28 @@ class Settings:
 
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step as a share of the largest."""
-        rising = self.warmup * steps
-        if step < rising:
-            return 0.5 - 0.5 * math.cos(math.pi * (step + 1) / (rising + 1))
-        return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1.0, steps - rising))
+        return rising_and_falling(step, steps, self.warmup)
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """In which words other settings, as `to_json` made them, differ from these."""
-        mine = self.to_json()
-        return [
-            f"{each.name} was {other.get(each.name)!r}, is {mine[each.name]!r}"
-            for each in fields(self)
-            if mine[each.name] != other.get(each.name)
-        ]
+        return differing(self.to_json(), other)
+
+
+def differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """In which words two settings as plain words differ, of those that the first one has."""
+    return [
+        f"{name} was {other.get(name)!r}, is {value!r}"
+        for name, value in mine.items()
+        if value != other.get(name)
+    ]
+
+
+def rising_and_falling(step: int, steps: int, warmup: float) -> float:
+    """Half a cosine up for the first share of the steps, and half of one down for the others."""
+    rising = warmup * steps
+    if step < rising:
+        return 0.5 - 0.5 * math.cos(math.pi * (step + 1) / (rising + 1))
+    return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1.0, steps - rising))
 
 
 DIGITS = Settings(

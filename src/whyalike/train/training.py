@@ -12,19 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import whyalike
-from whyalike import files
-from whyalike.errors import CheckpointError, OutputFileError, TrainingError, in_one_line
+from whyalike.errors import CheckpointError, TrainingError, in_one_line
 from whyalike.evaluate.retrieval import Retrieval, retrieval
 from whyalike.files import Name
 from whyalike.model import EmbeddingModel
 from whyalike.train import checkpoints
 from whyalike.train.losses import loss_by_name, miner_by_name
 from whyalike.train.pictures import Batches, Pictures, check_trainable, prepared
+from whyalike.train.running import device_of, make_folder, own_randomness, seed_all
 from whyalike.train.settings import Settings
 from whyalike.train.watching import Watch, watching
 from whyalike.zoo import trained
@@ -144,7 +143,7 @@ def train(
         raise TrainingError("checkpoint_steps is 1 or more, evaluate_epochs 0 or more")
     start, began = time.perf_counter(), run.step
     threads = min(8, os.cpu_count() or 1) if workers is None else max(1, workers)
-    with _own_randomness(run.device), _board(run.folder, tensorboard, began) as board:
+    with own_randomness(run.device), _board(run.folder, tensorboard, began) as board:
         for images, classes in run.batches.run(began, run.steps, threads):
             loss = run.advance(images, classes)
             epoch = None
@@ -179,18 +178,18 @@ class _Run:
     ) -> None:
         check_trainable(pictures)
         self.pictures, self.unseen, self.settings, self.folder = pictures, unseen, settings, folder
-        self.device = _device(device)
+        self.device = device_of(device)
         self.architecture = settings.architecture()
         self.batches = Batches(pictures, settings, self.architecture.preprocess)
         self.steps = settings.epochs * self.batches.per_epoch
         self.step, self.losses = 0, list[float]()
         self.epochs: list[Epoch] = []
-        self._make_folder(restart)
+        make_folder(folder, restart, BOARD)
         state = checkpoints.read(folder)
         if state is not None:
             self._check_same(state.about)
-        with _own_randomness(self.device):
-            _seed(settings.seed, 0, 0)
+        with own_randomness(self.device):
+            seed_all(settings.seed, 0, 0)
             fresh = settings.pretrained and state is None
             self.net = trained.build(self.architecture, pretrained=fresh)
             self.net.to(self.device).train()
@@ -207,7 +206,7 @@ class _Run:
         share = self.settings.rate(self.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = share * group["largest"]
-        _seed(self.settings.seed, 3, self.step)
+        seed_all(self.settings.seed, 3, self.step)
         images, classes = images.to(self.device), classes.to(self.device)
         with torch.autocast(self.device.type, self.low, enabled=self.settings.amp):
             E = self.net(images)
@@ -293,23 +292,6 @@ class _Run:
             }
             trained.save(self.folder, self.net, self.architecture, training)
 
-    def _make_folder(self, restart: bool) -> None:
-        """The folder, without what a kill left half written, and to restart, without the state."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            inside = {path.name for path in self.folder.iterdir()}
-            others = {name for name in inside if not name.startswith(files.TEMPORARY)}
-            if others and not others & {checkpoints.NAME, trained.CONFIG, BOARD}:
-                raise OutputFileError(
-                    f"{self.folder}: holds other files, and no training; give a folder of its own"
-                )
-            for name in inside - others | ({checkpoints.NAME} & inside if restart else set()):
-                (self.folder / name).unlink()
-        except OSError as error:
-            raise OutputFileError(
-                f"{self.folder}: cannot be made a folder: {error.strerror}"
-            ) from error
-
     def _data(self) -> dict[str, Any]:
         def told(pictures: Pictures) -> dict[str, Any]:
             return {"images": len(pictures), "classes": len(pictures.classes),
@@ -369,37 +351,6 @@ class _Run:
                 f"{self.folder / checkpoints.NAME}: cannot be gone on with "
                 f"({in_one_line(error)}); give another folder, or begin anew (--restart)"
             ) from error
-
-
-def _device(name: str | torch.device | None) -> torch.device:
-    """The device of that name, if it is there."""
-    try:
-        device = torch.device("cpu" if name is None else name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(
-            f"nothing can be trained on device {str(name)!r}: {in_one_line(error)}"
-        ) from error
-    return device
-
-
-def _seed(seed: int, what: int, step: int) -> None:
-    """Seed all that is random of torch, and of numpy, which some losses and miners use."""
-    first, second = np.random.SeedSequence([seed, what, step]).generate_state(2, np.uint32)
-    torch.manual_seed(int(first) << 32 | int(second) >> 1)
-    np.random.seed(int(second))
-
-
-@contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """What is seeded within leaves the random numbers of the caller as they were."""
-    state = np.random.get_state()
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        np.random.set_state(state)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import nn
 from whyalike.errors import LayerError, ModelError, WhyalikeError, in_one_line
 from whyalike.model import EmbeddingModel
 from whyalike.preprocess import Preprocess
-from whyalike.zoo import default, from_file, from_timm, published, trained
+from whyalike.zoo import default, from_file, from_timm, published, trained, trained_towers
 from whyalike.zoo.checkpoints import load_checkpoint
 from whyalike.zoo.exporting import export
 
@@ -46,7 +46,8 @@ def load(
             "package.module:factory" for a function of yours that returns an nn.Module or an
             EmbeddingModel, or for such a module itself; "onnx:FILE" or "pt2:FILE", also a path that
             ends so, for a network in a file ("onnx:FILE#NAME" where several of its outputs may be
-            the embedding); the path of a folder that `whyalike train` wrote.
+            the embedding); the path of a folder that `whyalike train` wrote, with "#ground" or
+            "#aerial" behind it where it keeps two towers.
         layer: the layer to cut at; by default the last feature map, or what "auto" finds.
         checkpoint: a file of weights, safetensors or torch (read with `weights_only=True`), for
             the network that `spec` makes.
@@ -81,10 +82,10 @@ def load(
         if checkpoint is not None:
             raise ModelError(f"{spec} has weights of its own; leave the checkpoint out")
         made, own, layer = from_file.create(kind, spec, layer, preprocess)
-    elif trained.is_folder(spec):
+    elif trained.is_folder(spec) or trained_towers.is_tower(spec):
         if checkpoint is not None:
             raise ModelError(f"{spec} has weights of its own; leave the checkpoint out")
-        made, own = trained.read(spec)
+        made, own = (trained if trained.is_folder(spec) else trained_towers).read(spec)
         layer = layer or trained.LAYER
     elif all(name.isidentifier() for name in spec.replace(":", ".", 1).split(".")) and ":" in spec:
         made, own = _call_factory(spec), None
@@ -128,7 +129,8 @@ def load_two(
     """The query's network and the reference's, which are one where no other is named.
 
     Args:
-        spec: as for `load`, or "published:siamese_vgg16" for both of its towers.
+        spec: as for `load`, or "published:siamese_vgg16", or the folder of two trained towers, for
+            both of them.
         reference: the reference's own network, by the same names.
         layer, checkpoint: of the query's network; towers of one published network share them.
         pretrained, device: as for `load`, of both.
@@ -137,7 +139,8 @@ def load_two(
         ModelError: as `load`.
     """
     if reference is None:
-        spec, reference = published.towers(spec) or (spec, spec)
+        both = published.towers(spec) or trained_towers.towers(spec)
+        spec, reference = both or (spec, spec)
     shared = published.towers_of_one(spec, reference)
     model = load(spec, layer=layer, checkpoint=checkpoint, pretrained=pretrained, device=device)
     if reference == spec:

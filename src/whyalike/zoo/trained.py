@@ -30,6 +30,8 @@ from whyalike.zoo.checkpoints import fit, read_checkpoint
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LAYER = "trunk"
 """Where such a network is cut: behind its last feature map."""
+TOWERS_FORMAT = "whyalike.towers"
+"""What the config of a folder says that keeps two networks (`whyalike.zoo.trained_towers`)."""
 SMALL_WIDTHS = (24, 48, 48, 96, 96)
 MAX_EMBEDDING = 65_536
 MAX_SIDE = 4096
@@ -210,19 +212,35 @@ def read(folder: Name) -> tuple[nn.Module, Preprocess]:
     return net, architecture.preprocess
 
 
-def _read_config(path: Path) -> Architecture:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a stranger's config says, of whatever format it is.
+
+    Raises:
+        ModelError: it is not there, too large, or no JSON.
+    """
     check_input(path, ModelError, f"a trained model is a folder with {CONFIG} and {WEIGHTS}")
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ModelError(f"more than {MAX_CONFIG_BYTES:,} bytes")
+            raise ModelError(f"{path}: more than {MAX_CONFIG_BYTES:,} bytes")
         found = json.loads(path.read_bytes())
-        if not isinstance(found, dict) or found.get("format") != "whyalike.trained":
+    except (ValueError, RecursionError, OSError) as error:
+        raise ModelError(f"{path}: cannot be read as JSON ({in_one_line(error)})") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _read_config(path: Path) -> Architecture:
+    found = read_json(path)
+    try:
+        if found.get("format") == TOWERS_FORMAT:
+            raise ModelError(
+                "two networks, one for each view: load FOLDER#ground and FOLDER#aerial, or name "
+                "the folder alone on the command line"
+            )
+        if found.get("format") != "whyalike.trained":
             raise ModelError("no config of whyalike train")
         if found.get("version") != 1:
             raise ModelError("made by a later version of whyalike; upgrade it")
         return Architecture.from_config(found)
-    except (ValueError, RecursionError, OSError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({in_one_line(error)})") from error
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
