@@ -29,7 +29,7 @@ function theme() {
 }
 
 /** Keeps a viewer and the model in one state. @param {Model} model @param {Viewer} viewer */
-function tie(model, viewer) {
+function bind(model, viewer) {
   /** The state that both have, as text. @type {string | null} */
   let shared = null;
   let waiting = 0;
@@ -64,7 +64,7 @@ function tie(model, viewer) {
 /** @param {Model} model @param {HTMLElement} element @param {ViewerData} data */
 function showPair(model, element, data) {
   const viewer = mount(element, data, { state: model.get("_state"), theme: theme() });
-  const untie = tie(model, viewer);
+  const untie = bind(model, viewer);
   return () => {
     untie();
     viewer.destroy();
@@ -79,7 +79,7 @@ function showRanking(model, element, data) {
     untie = () => {};
     if (viewer) {
       viewer.setState(model.get("_state"));
-      untie = tie(model, viewer);
+      untie = bind(model, viewer);
     }
     const rank = opened?.ranking === "hits" ? opened.index + 1 : null;
     if (model.get("opened") === rank) return;
