@@ -121,7 +121,8 @@ def test_the_mark_is_pointed_at_without_being_told(found):
         assert place.share > 0.5
         assert place.p == 1 / (shortcuts.DRAWS + 1)
         assert place.fullest < 0.5
-        assert place.on_object == 0
+        assert place.on_object.share == 0
+        assert place.on_object.chance == pytest.approx(4 / 64, rel=0.5)
         assert {(one.row, one.column, one.rows, one.columns) for one in place.regions} == {
             (0, 0, 1, 1)
         }
@@ -144,7 +145,7 @@ def test_an_object_that_always_lies_at_one_place_is_no_shortcut(folder):
     here = write(folder / "middle", mark=False, where=np.array([3, 3]))
     places = diagnose({"honest": honest()}, read(here)).models["honest"].shortcuts.places
     first = places[0]
-    assert (first.wrong, first.share, first.on_object) == (True, 1, 1)
+    assert (first.wrong, first.share, first.on_object.share) == (True, 1, 1)
     assert first.xy == pytest.approx((0.5, 0.5))
     assert first.verdict == "object"
 
@@ -290,6 +291,25 @@ def test_the_fullest_place_by_brute_force():
             for xy in centres
         )
         assert count == expected
+
+
+def test_what_lies_on_the_object_by_hand():
+    """A box of two cells by two on a grid of three by four, and regions of one cell by two."""
+    frame = Frame((40, 30), (0.0, 0.0, 40.0, 30.0), (3, 4))
+    sample = replace(read_nothing(), box_xyxy=(10.0, 10.0, 30.0, 30.0))
+    these = []
+    for row, column in ((1, 1), (0, 0), (2, 2)):
+        region = decisions.Region(row, column, 1, 2, 1.0)
+        these.append(
+            (decisions.Decision("train", sample, sample, sample, 0.5, 1.0, torch.ones(3, 4), 0.0,
+                                frame, (region,), (0, 0, 0)), region)
+        )  # fmt: skip
+    found = shortcuts.on_object(these)
+    assert found.share == pytest.approx((1 + 0 + 0.5) / 3)
+    assert found.chance == pytest.approx((0 + 2 * (0.5 + 1 + 0.5)) / 9)
+    assert found.more.mean == pytest.approx(found.share - found.chance)
+    unboxed = replace(these[0][0], query=read_nothing())
+    assert shortcuts.on_object([(unboxed, these[0][1])]) is None
 
 
 def test_regions_by_lot_are_taken_for_chance():

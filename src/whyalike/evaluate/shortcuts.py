@@ -16,8 +16,10 @@ elsewhere, and so on. Three questions are asked of it, and each may be answered 
    been the fullest is allowed for).
 2. *Does the decision hang on it?* The region is hidden in the query, the network asked again, and
    what becomes of S(q, r) > S(q, p) compared with the same where as much is hidden elsewhere.
-3. *Is it the object?* Where boxes are known. Nothing else can tell a shortcut from an object that
-   photographers put into the middle.
+3. *Is it the object?* Less of the regions must lie in the queries' boxes than if they lay anywhere.
+   Without boxes this stays open, as nothing else can tell a shortcut from an object that
+   photographers put into the middle; and a shortcut that lies where objects do is not told from
+   them.
 
 Right matches are asked the same, as what puts p before the nearest of another class: a mark that
 tells the truth in all photographs at hand leads no match astray before it is too late. What is not
@@ -31,6 +33,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.spatial import KDTree
 
 from whyalike.evaluate.decisions import Decision, Region, decide
@@ -38,6 +41,7 @@ from whyalike.evaluate.hiding import Undone, hide
 from whyalike.evaluate.pairing import Rivals
 from whyalike.evaluate.perturbation import Fill
 from whyalike.evaluate.photographs import Photographs, Tell, say
+from whyalike.evaluate.retrieval import Interval, bootstrap
 from whyalike.model import EmbeddingModel
 
 NEAR = 0.15
@@ -48,6 +52,21 @@ DRAWS = 199
 SIGNIFICANT = 0.01
 PLACES = 3
 """So many places are looked into."""
+
+
+@dataclass(frozen=True)
+class OnObject:
+    """Whether regions lie on the object, or beside it.
+
+    Args:
+        share: of their area, what lies in the boxes of their queries.
+        chance: the same if each lay anywhere in its photograph, the mean over all places.
+        more: share − chance, the mean over the matches with its 99 % interval.
+    """
+
+    share: float
+    chance: float
+    more: Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +103,7 @@ class Place:
     others: float | None
     carried: float | None
     classes: int
-    on_object: float | None
+    on_object: OnObject | None
     undone: Undone | None
 
     @property
@@ -92,13 +111,15 @@ class Place:
         """In words: "chance", "object", "too large", "no effect", "unknown" or "shortcut"."""
         if self.p > SIGNIFICANT:
             return "chance"
-        if self.on_object is not None and self.on_object > 0.5:
+        if self.on_object is not None and self.on_object.more.low > 0:
             return "object"
         if self.undone is None:
             return "too large"
         if self.undone.more.low <= 0:
             return "no effect"
-        return "unknown" if self.on_object is None else "shortcut"
+        if self.on_object is None or self.on_object.more.high >= 0:
+            return "unknown"
+        return "shortcut"
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +285,7 @@ def places_of(
                 others=float(np.mean([_is_near(one, xy) for one in others])) if others else None,
                 carried=_part(members),
                 classes=len({decision.query.label for decision, _ in members}),
-                on_object=_on_object(members),
+                on_object=on_object(members, seed=seed),
                 undone=None,
             )
         )
@@ -291,13 +312,24 @@ def _part(these: Sequence[tuple[Decision, Region]]) -> float | None:
     return sum(region.carried for _, region in these) / total if total > 0 else None
 
 
-def _on_object(these: Sequence[tuple[Decision, Region]]) -> float | None:
-    """How much of the regions' area lies in the boxes of their queries."""
-    shares = []
+def on_object(these: Sequence[tuple[Decision, Region]], *, seed: int = 0) -> OnObject | None:
+    """How much of some regions' area lies in the boxes of their queries, and would by chance.
+
+    Args:
+        these: matches, each with its region; those without a box are left out.
+        seed: of the interval.
+
+    Returns:
+        None where no box is known.
+    """
+    found = []
     for decision, region in these:
         if decision.query.box_xyxy is not None:
-            a, b = decision.xyxy(region), decision.query.box_xyxy
-            width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-            area = (a[2] - a[0]) * (a[3] - a[1])
-            shares.append(max(width, 0.0) * max(height, 0.0) / area)
-    return float(np.mean(shares)) if shares else None
+            covered = decision.frame.box_coverage(decision.query.box_xyxy)
+            block = sliding_window_view(covered, (region.rows, region.columns)).mean((2, 3))
+            found.append((block[region.row, region.column], block.mean()))
+    if not found:
+        return None
+    here, anywhere = np.array(found).T
+    more = bootstrap(here - anywhere, level=0.99, seed=seed)
+    return OnObject(float(here.mean()), float(anywhere.mean()), more)

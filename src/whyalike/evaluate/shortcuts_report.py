@@ -30,7 +30,7 @@ VERDICTS = {
     "chance": "not told from chance",
     "too large": "too large to hide as much elsewhere",
     "no effect": "not shown to matter",
-    "unknown": "where the object is, nobody says",
+    "unknown": "the object or not, is open",
     "object": "the object",
     "shortcut": "a shortcut",
 }
@@ -65,7 +65,12 @@ def _of_place(place: Place, found: Shortcuts) -> str:
             f"Perhaps a shortcut: {told}; whether it is the object, photographs without boxes do "
             f"not tell: look at the patches."
         )
-    return f"A shortcut: {told}; {percent(place.on_object)} % of it lies on the object."
+    if place.verdict == "unknown":
+        return f"Perhaps a shortcut: {told}; whether it is the object is open: look at the patches."
+    return (
+        f"A shortcut: {told}; {percent(place.on_object.share)} % of it lies on the object, by "
+        f"chance {percent(place.on_object.chance)} % would."
+    )
 
 
 def _of_others(places: Sequence[Place]) -> str:
@@ -105,7 +110,9 @@ def table(models: Mapping[str, Shortcuts]) -> Table:
                     ""
                     if undone is None
                     else f"{percent(undone.here)} / {percent(undone.elsewhere)}",
-                    percent(place.on_object),
+                    ""
+                    if place.on_object is None
+                    else f"{percent(place.on_object.share)} / {percent(place.on_object.chance)}",
                     VERDICTS[place.verdict],
                 ]
             )
@@ -123,8 +130,10 @@ def table(models: Mapping[str, Shortcuts]) -> Table:
         f"decided here. Carries: the regions' part of what the first is ahead by. Hidden: of the "
         f"matches here, how many come out otherwise once the region is hidden in the query / once "
         f"as much is hidden elsewhere, in percent. On object: how much of the regions lies in the "
-        f"boxes. A shortcut is what p tells from chance (≤ {SIGNIFICANT:g}), what matches hang on "
-        f"(hidden against elsewhere, 99 % interval above 0), and what is mostly not the object. "
+        f"boxes / would if they lay anywhere. A shortcut is what p tells from chance "
+        f"(≤ {SIGNIFICANT:g}), what matches hang on (hidden against elsewhere, 99 % interval above "
+        f"0), and what lies on the object less than by chance (99 % interval below 0); what lies "
+        f"there more is the object. "
         f"Marks that lie elsewhere in each photograph are not found so."
     )
     columns = ["decided", "matches", "%", "chance", "p", "others", "carries", "hidden",
@@ -158,9 +167,9 @@ def _place(place: Place, found: Shortcuts) -> dict[str, Any]:
         "matches": len(place.matches),
         **{
             key: getattr(place, key)
-            for key in ("share", "chance", "fullest", "p", "others", "carried", "classes",
-                        "on_object")
+            for key in ("share", "chance", "fullest", "p", "others", "carried", "classes")
         },
+        "on_object": None if place.on_object is None else asdict(place.on_object),
         "undone": None if place.undone is None else asdict(place.undone),
         "regions": [
             {
