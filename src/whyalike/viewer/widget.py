@@ -108,16 +108,17 @@ class _Marked(anywidget.AnyWidget):
         finally:
             self._following = before
 
+    @traitlets.validate("point", "region")
+    def _check(self, proposal: Any) -> XY | XYXY | None:
+        is_point = proposal.trait.name == "point"
+        given = (proposal.value, None) if is_point else (None, proposal.value)
+        point, region = self._checked(self.side, *given)
+        return point if is_point else region
+
     @traitlets.observe("point", "region")
     def _marked_here(self, change: Any) -> None:
-        if self._following:
-            return
-        try:
+        if not self._following:
             self.mark(**{change.name: change.new}, side=self.side)
-        except RegionError:
-            with self._held():
-                self.set_trait(change.name, change.old)
-            raise
 
     @traitlets.observe("_state")
     def _marked_there(self, change: Any) -> None:
