@@ -587,7 +587,7 @@ def test_build_and_report_from_the_command_line(tmp_path: Path) -> None:
     found = run(cli, [
         "study", "build", str(tmp_path / "pairs.csv"), "-o", str(study), "--raters", "2",
         "--methods", "decomposition,centre-box", "--consent", str(tmp_path / "consent.txt"),
-        "--checks", "1",
+        "--checks", "1", "--model", "studies:model",
     ])  # fmt: skip
     assert found.exit_code == 0, (found.output, found.exception)
     assert "2 comparisons and 1 attention checks for 2 raters" in found.output

@@ -171,6 +171,17 @@ def test_a_cell_shows_a_widget_and_a_figure(pair: wa.Pair, gallery: wa.Gallery) 
     assert Ranking([])._repr_mimebundle_() == {}
 
 
+@pytest.mark.usefixtures("kernel")
+def test_a_gallery_without_maps_shows_its_ranking(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 3)
+    made = wa.Gallery.build(HEADS["mean"](), tmp_path / "photos", tmp_path / "g.lance", maps="none")
+    hits = made.search(picture(77), BOX, k=3)
+    found = hits._repr_mimebundle_()
+    assert set(found) == {"text/plain", WIDGET}
+    assert "keeps no maps" in found["text/plain"]
+    assert hits.view().region == BOX
+
+
 @pytest.mark.usefixtures("kernel", "no_anywidget")
 def test_without_anywidget_a_figure(pair: wa.Pair, gallery: wa.Gallery) -> None:
     for shown in (pair, gallery.search(picture(77), k=2)):
@@ -335,8 +346,9 @@ def test_axe_finds_nothing(
     for name, shown in (("pair", view), ("ranking", ranking)):
         tab = open_notebook(shown, theme=theme, width=width)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        found = Axe().run(tab)
-        assert found.violations_count == 0, found.generate_report()
+        if (name == "pair") == (width == 375):  # once each: the pages' own tests look at the rest
+            found = Axe().run(tab)
+            assert found.violations_count == 0, found.generate_report()
         back = tab.locator(".wa-root").first.evaluate("e => getComputedStyle(e).backgroundColor")
         assert ("rgb(22" in back) == (scheme == "dark")
         keep(tab, f"notebook-{name}-{width}-{scheme}")

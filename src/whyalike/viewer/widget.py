@@ -11,7 +11,7 @@ import anywidget
 import traitlets
 
 from whyalike.errors import RegionError
-from whyalike.geometry import XY, XYXY
+from whyalike.geometry import XY, XYXY, Frame
 from whyalike.pair import Pair, Side
 from whyalike.viewer import results
 from whyalike.viewer.export import static, viewer_data
@@ -88,8 +88,12 @@ class _Marked(anywidget.AnyWidget):
     def _pair(self) -> Pair:
         raise NotImplementedError
 
+    def _shown(self, side: Side) -> dict[str, Any]:
+        raise NotImplementedError
+
     def _checked(self, side: Side, point: Any, region: Any) -> tuple[XY | None, XYXY | None]:
-        frame = (self._pair().query if side == "query" else self._pair().reference).frame
+        photo = self._shown(side)
+        frame = Frame(tuple(photo["size_wh"]), tuple(photo["view_xyxy"]), (1, 1))
         if point is not None:
             frame.point_weights(point)
             point = tuple(map(float, point))
@@ -156,6 +160,10 @@ class PairView(_Marked):
     def _pair(self) -> Pair:
         return self.pair
 
+    def _shown(self, side: Side) -> dict[str, Any]:
+        shown: dict[str, Any] = self._data[side]
+        return shown
+
 
 class RankingView(_Marked):
     """A ranking in a notebook, with each of its pairs a click away.
@@ -181,6 +189,11 @@ class RankingView(_Marked):
             where = {"xyxy": asked["boxes"][0]} if asked["boxes"] else {"xy": asked["points"][0]}
             state = {"view": "point", "mark": {"side": "query", **where}, "pinned": True}
         super().__init__(_data=data, _state=state)
+
+    def _shown(self, side: Side) -> dict[str, Any]:
+        hit = self._data["hits"][(self.opened or 1) - 1]
+        shown: dict[str, Any] = self._data["query"]
+        return shown if side == "query" else self._data["photos"][hit["photo"]]
 
     def _pair(self) -> Pair:
         index = (self.opened or 1) - 1
