@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlunsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -330,7 +331,8 @@ def serve(
         raise StudyError(f"cannot listen at {host}:{port}: {error.strerror or error}") from error
     port = listener.getsockname()[1]
     shown = names[0] if names else f"[{host}]" if ":" in host else host
-    tell(f"http://{shown}:{port}/{'' if key is None else f'?key={key}'}")
+    query = "" if key is None else urlencode({"key": key})
+    tell(urlunsplit(("http", f"{shown}:{port}", "/", query, "")))
     tell(f"answers are kept in {answers}; Ctrl-C stops")
     application = app(made, folder, store, hosts=(*HOSTS, *names), key=key)
     settings = uvicorn.Config(
