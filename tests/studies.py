@@ -8,10 +8,17 @@ from typing import Any
 
 from PIL import Image
 
+import whyalike as wa
+from galleries import HEADS
 from whyalike.apps.study.answers import Answer, Rater
 from whyalike.apps.study.build import build
 from whyalike.apps.study.comparisons import Comparison
 from whyalike.apps.study.questionnaire import Questionnaire
+
+
+def model() -> wa.EmbeddingModel:
+    """For the command line, as `--model studies:model`."""
+    return HEADS["mean"]()
 
 
 def square(*rgb: int, size: tuple[int, int] = (60, 45)) -> Image.Image:

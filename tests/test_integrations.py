@@ -202,7 +202,7 @@ def test_a_training_that_is_watched_is_the_same_training(tmp_path: Path) -> None
     paths = photographs(tmp_path / "photos", 2)
     seen: list[tuple[str, float, int]] = []
     watch = saving_pairs(
-        [(paths[0], paths[1])], tmp_path / "watched",
+        [(paths[0], paths[1])], tmp_path / "watched", ending=".npz",
         also=lambda name, pair, number: seen.append((name, pair.similarity, number)),
     )  # fmt: skip
     settings = replace(SETTINGS, epochs=2)
@@ -213,7 +213,7 @@ def test_a_training_that_is_watched_is_the_same_training(tmp_path: Path) -> None
     ]
     assert weights[0] == weights[1]
     files = sorted(path.name for path in (tmp_path / "watched" / "pair-1").iterdir())
-    assert files == ["epoch-0001.png", "epoch-0002.png"]
+    assert files == ["epoch-0001.npz", "epoch-0002.npz"]
     with (tmp_path / "watched" / "similarities.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["pair"], float(row["similarity"]), int(row["epoch"])) for row in rows] == seen

@@ -587,7 +587,7 @@ def test_build_and_report_from_the_command_line(tmp_path: Path) -> None:
     found = run(cli, [
         "study", "build", str(tmp_path / "pairs.csv"), "-o", str(study), "--raters", "2",
         "--methods", "decomposition,centre-box", "--consent", str(tmp_path / "consent.txt"),
-        "--checks", "1",
+        "--checks", "1", "--model", "studies:model",
     ])  # fmt: skip
     assert found.exit_code == 0, (found.output, found.exception)
     assert "2 comparisons and 1 attention checks for 2 raters" in found.output
@@ -608,6 +608,7 @@ def test_build_and_report_from_the_command_line(tmp_path: Path) -> None:
         (["build", "g", "-o", str(tmp_path / "x"), "--methods", "nothing,sharp"], "came 'nothing'"),
         (["run", str(tmp_path)], "study.json: cannot be read"),
         (["run", str(study), "--host", "0.0.0.0"], "--name HOST"),
+        (["run", str(study), "--host", "0.0.0.0", "--name", "*"], "that of a host"),
         (["report", str(study), str(tmp_path / "none.json")], "no file of answers"),
     ):
         found = run(cli, ["study", *arguments])

@@ -179,7 +179,10 @@ def figure(
 
 
 def ranking(
-    pairs: Sequence[Pair], maps: Sequence[Float[Tensor, "h w"]], says: Sequence[str]
+    pairs: Sequence[Pair],
+    maps: Sequence[Float[Tensor, "h w"]],
+    says: Sequence[str],
+    marks: Sequence[XY | XYXY] = (),
 ) -> Figure:
     """A query and what it was compared with, each with its map, in one row and on one scale.
 
@@ -187,6 +190,7 @@ def ranking(
         pairs: with one query.
         maps: one of each reference.
         says: a line over each.
+        marks: points and boxes of the query that were searched for, in pixels.
     """
     query = pairs[0].query
     pictures = [_picture(query)]
@@ -209,6 +213,8 @@ def ranking(
         ax.set_title(f"{_short(name)}\n{said}", fontsize=5.5, pad=2, loc="left", parse_math=False)
         ax.set_axis_off()
         left += width + gap
+    for mark in marks:
+        _mark(made.axes[0], query, mark)
     return made
 
 

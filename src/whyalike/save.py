@@ -193,7 +193,9 @@ def ranking_in_notebook(
         some = ranked[:SHOWN]
         pairs = gallery.explain_ranking(some)
         maps = [gallery.region_map(h, p.reference) for h, p in zip(some, pairs, strict=True)]
-        return draw.ranking(pairs, maps, [f"{hit.rank}: {hit.score:.4f}" for hit in some])
+        asked = some[0].query
+        says = [f"{hit.rank}: {hit.score:.4f}" for hit in some]
+        return draw.ranking(pairs, maps, says, [*asked.boxes, *asked.points])
 
     return notebook.bundle(ranking_in_words(ranked), view, figure)
 

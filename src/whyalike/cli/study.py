@@ -90,7 +90,7 @@ def build(
       whyalike study build pairs.csv -o birds --methods sharp,grad-cam,grad-cam-no-norm
       whyalike study build photos.lance -o birds --questions 12
       whyalike study build photos.lance -o regions --regions regions.csv
-      whyalike study build pairs.csv -o birds --image-base https://example.org/birds
+      whyalike study build pairs.csv -o birds --image-base URL
     """
     if not methods:
         methods = "region,whole" if regions else "sharp,grad-cam"

@@ -46,6 +46,9 @@ def bundle(words: str, widget: Callable[[], Any], figure: Callable[[], Figure]) 
     found: dict[str, Any] = {}
     try:
         found["image/jpeg"] = jpeg(figure())
+    except WhyalikeError as error:
+        words = f"{words}\n({error})"
+    try:
         found |= widget()._repr_mimebundle_()[0]
     except WhyalikeError as error:
         words = f"{words}\n({error})"

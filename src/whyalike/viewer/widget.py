@@ -11,7 +11,7 @@ import anywidget
 import traitlets
 
 from whyalike.errors import RegionError
-from whyalike.geometry import XY, XYXY
+from whyalike.geometry import XY, XYXY, Frame
 from whyalike.pair import Pair, Side
 from whyalike.viewer import results
 from whyalike.viewer.export import static, viewer_data
@@ -88,8 +88,12 @@ class _Marked(anywidget.AnyWidget):
     def _pair(self) -> Pair:
         raise NotImplementedError
 
+    def _shown(self, side: Side) -> dict[str, Any]:
+        raise NotImplementedError
+
     def _checked(self, side: Side, point: Any, region: Any) -> tuple[XY | None, XYXY | None]:
-        frame = (self._pair().query if side == "query" else self._pair().reference).frame
+        photo = self._shown(side)
+        frame = Frame(tuple(photo["size_wh"]), tuple(photo["view_xyxy"]), (1, 1))
         if point is not None:
             frame.point_weights(point)
             point = tuple(map(float, point))
@@ -108,16 +112,17 @@ class _Marked(anywidget.AnyWidget):
         finally:
             self._following = before
 
+    @traitlets.validate("point", "region")
+    def _check(self, proposal: Any) -> XY | XYXY | None:
+        is_point = proposal.trait.name == "point"
+        given = (proposal.value, None) if is_point else (None, proposal.value)
+        point, region = self._checked(self.side, *given)
+        return point if is_point else region
+
     @traitlets.observe("point", "region")
     def _marked_here(self, change: Any) -> None:
-        if self._following:
-            return
-        try:
+        if not self._following:
             self.mark(**{change.name: change.new}, side=self.side)
-        except RegionError:
-            with self._held():
-                self.set_trait(change.name, change.old)
-            raise
 
     @traitlets.observe("_state")
     def _marked_there(self, change: Any) -> None:
@@ -155,6 +160,10 @@ class PairView(_Marked):
     def _pair(self) -> Pair:
         return self.pair
 
+    def _shown(self, side: Side) -> dict[str, Any]:
+        shown: dict[str, Any] = self._data[side]
+        return shown
+
 
 class RankingView(_Marked):
     """A ranking in a notebook, with each of its pairs a click away.
@@ -180,6 +189,11 @@ class RankingView(_Marked):
             where = {"xyxy": asked["boxes"][0]} if asked["boxes"] else {"xy": asked["points"][0]}
             state = {"view": "point", "mark": {"side": "query", **where}, "pinned": True}
         super().__init__(_data=data, _state=state)
+
+    def _shown(self, side: Side) -> dict[str, Any]:
+        hit = self._data["hits"][(self.opened or 1) - 1]
+        shown: dict[str, Any] = self._data["query"]
+        return shown if side == "query" else self._data["photos"][hit["photo"]]
 
     def _pair(self) -> Pair:
         index = (self.opened or 1) - 1

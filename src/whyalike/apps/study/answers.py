@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whyalike.apps.study.questionnaire import Questionnaire
+from whyalike.apps.study.questionnaire import NAME, Questionnaire
 from whyalike.errors import StudyError, in_one_line
 from whyalike.images import printable
 
@@ -85,7 +85,8 @@ def read_answers(made: Questionnaire, paths: Sequence[str | Path]) -> list[Rater
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(one for one in path.iterdir() if one.suffix.lower() in _READERS)
+            inside = sorted(one for one in path.iterdir() if one.name != NAME)
+            found = [one for one in inside if one.suffix.lower() in _READERS]
             if not found:
                 raise StudyError(f"{path}: has no answers: no .json, .db or .csv")
             files += found

@@ -108,7 +108,7 @@ def check_base(image_base: str) -> None:
     address = urlsplit(image_base)
     if address.scheme != "https" or not address.netloc or re.search(r"[\s\"'<>$]", image_base):
         raise StudyError(
-            f"Mechanical Turk shows pictures of addresses that begin with https://; came "
+            f"Mechanical Turk shows pictures of addresses that begin with https; came "
             f"{image_base!r}"
         )
 

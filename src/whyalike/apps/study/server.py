@@ -6,6 +6,7 @@ Small on purpose: it gives what the questionnaire lists and takes what answers i
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlunsplit
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,7 +32,7 @@ from whyalike.apps.study.questionnaire import PICTURES, Questionnaire
 from whyalike.errors import StudyError
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-HOSTS = ("127.0.0.1", "localhost")
+HOSTS = ("127.0.0.1", "localhost", "::1", "[::1]")
 """What a request may call this machine."""
 LARGEST_BODY = 4096
 MOST_RATERS = 100_000
@@ -194,11 +196,18 @@ def app(
         ):
             raise PermissionError("the address lacks its key")
         rater = given.get("rater")
-        if not rater:
+        try:
+            slot, finished, answers = store.rater(rater)
+        except StudyError:  # a new one, or one of a database that is gone
             rater, _ = store.begin()
-        slot, _, answers = store.rater(rater)
-        questions = made.for_rater(slot, src)["questions"]
-        return {"rater": rater, "slot": slot, "questions": questions, "answers": answers}
+            slot, finished, answers = store.rater(rater)
+        return {
+            "rater": rater,
+            "slot": slot,
+            "questions": made.for_rater(slot, src)["questions"],
+            "answers": answers,
+            "finished": finished,
+        }
 
     def answer(given: dict[str, Any]) -> dict[str, Any]:
         store.answer(*(given.get(name) for name in ("rater", "question", "answer", "seconds")))
@@ -309,6 +318,9 @@ def serve(
     Raises:
         StudyError: it cannot listen there, or the answers cannot be kept.
     """
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", name):
+            raise StudyError(f"a name of this machine is that of a host; came {name!r}")
     local = host in LOCAL
     key = None if local else secrets.token_urlsafe(16)
     store = Store(answers, made)
@@ -319,7 +331,8 @@ def serve(
         raise StudyError(f"cannot listen at {host}:{port}: {error.strerror or error}") from error
     port = listener.getsockname()[1]
     shown = names[0] if names else f"[{host}]" if ":" in host else host
-    tell(f"http://{shown}:{port}/{'' if key is None else f'?key={key}'}")
+    query = "" if key is None else urlencode({"key": key})
+    tell(urlunsplit(("http", f"{shown}:{port}", "/", query, "")))
     tell(f"answers are kept in {answers}; Ctrl-C stops")
     application = app(made, folder, store, hosts=(*HOSTS, *names), key=key)
     settings = uvicorn.Config(

@@ -151,15 +151,18 @@ export function startStudy(element, study) {
         return;
       }
       void attempt(async () => {
+        let done = false;
         if (study.server) {
           const given = await post("begin", { consent: true, key, rater: progress.rater });
           questions = given.questions;
           progress = { ...progress, rater: given.rater, slot: given.slot, answers: given.answers };
+          done = given.finished;
         } else if (!progress.rater) {
           progress.rater = randomName();
         }
         progress.began ||= new Date().toISOString();
         kept.write(progress);
+        if (done) return showEnd();
         const open = questions.findIndex(({ id }) => !progress.answers[id]);
         showQuestion(open < 0 ? questions.length - 1 : open);
       });
