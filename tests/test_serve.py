@@ -162,6 +162,7 @@ def test_a_bad_condition_is_answered_by_one_line(client: Client, where: str) -> 
     found = client.ask("/api/search", {"query": {"photo": one}, "where": where})
     assert found.status == 422, (where, found.content)
     assert "\n" not in found.json()["error"]
+    assert ".rs" not in found.json()["error"]
     assert "is no condition on the columns path, label" in found.json()["error"]
 
 
