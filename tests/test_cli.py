@@ -13,6 +13,7 @@ from PIL import Image
 
 import whyalike
 from whyalike.cli import cli, main
+from whyalike.errors import LayerError
 
 FACTORY = """
 import torch, whyalike as wa
@@ -53,6 +54,12 @@ def taylor():
 def talks():
     print("hello from the factory")
     return model()
+def finer():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.ReLU(),
+                              torch.nn.Conv2d(8, 8, 2, 2), torch.nn.ReLU(),
+                              torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+                              torch.nn.Linear(8, 4, bias=False))
+    return wa.EmbeddingModel.from_module(net.eval(), "3", wa.Preprocess(size=(24, 40)))
 instance = model()
 """
 
@@ -72,7 +79,28 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+@pytest.fixture
+def run(folder, monkeypatch, capfd):
+    """The command in this process, which has torch already; `apart` is as people run it."""
+
+    def run_(*arguments: str) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.delitem(sys.modules, "mine", raising=False)
+        monkeypatch.setattr(sys, "argv", ["whyalike", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = stopped.code
+        sys.modules.pop("mine", None)
+        return subprocess.CompletedProcess(arguments, code, *capfd.readouterr())
+
+    return run_
+
+
+def apart(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "whyalike", *arguments],
         cwd=folder,
@@ -86,7 +114,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 def test_explain_prints_and_writes_everything(folder):
     outputs = ("-o", "pair.html", "-o", "pair.png", "-o", "pair.npz", "-o", "pair.pdf")
     where = ("--point", "50,30", "--region", "10,10,50.5,50")
-    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:model", *where, *outputs)
+    done = apart(folder, "explain", "a.jpg", "b.png", "--model", "mine:model", *where, *outputs)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     numbers = [float(line.split()[-1]) for line in done.stdout.splitlines() if line[:3] in
@@ -107,8 +135,8 @@ def test_explain_prints_and_writes_everything(folder):
     assert not list(folder.glob(".whyalike-*"))
 
 
-def test_json_is_all_numbers_and_nothing_else(folder):
-    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:model", "--bias", "--json",
+def test_json_is_all_numbers_and_nothing_else(run):
+    done = run("explain", "a.jpg", "b.png", "--model", "mine:model", "--bias", "--json",
                "--point", "50,30")  # fmt: skip
     found = json.loads(done.stdout)
     assert sum(found["terms"].values()) == pytest.approx(found["similarity"], abs=1e-6)
@@ -120,11 +148,11 @@ def test_json_is_all_numbers_and_nothing_else(folder):
     assert found["taylor"] == {}
 
 
-def test_what_is_expanded_to_first_order_is_told_with_its_size(folder):
+def test_what_is_expanded_to_first_order_is_told_with_its_size(run, folder):
     where = ("explain", "a.jpg", "b.png", "--model", "mine:taylor")
-    size = json.loads(run(folder, *where, "--json").stdout)["taylor"]["exp"]
+    size = json.loads(run(*where, "--json").stdout)["taylor"]["exp"]
     assert size > 1e-3
-    said = run(folder, *where).stdout
+    said = run(*where).stdout
     assert f"first order only: exp ({size:.1%} of the embedding)\n" in said
 
 
@@ -191,7 +219,9 @@ def test_bad_input_is_one_line_and_exit_code_2(name, folder, monkeypatch, capsys
 
 
 def test_bad_input_in_a_process_of_its_own(folder):
-    done = run(folder, "explain", "broken.jpg", "b.png", "--model", "mine:model", "-o", "out.html")
+    done = apart(
+        folder, "explain", "broken.jpg", "b.png", "--model", "mine:model", "-o", "out.html"
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("whyalike: broken.jpg: ")
@@ -199,9 +229,9 @@ def test_bad_input_in_a_process_of_its_own(folder):
     assert not (folder / "out.html").exists()
 
 
-def test_an_output_that_cannot_be_written_leaves_the_others_unwritten(folder):
+def test_an_output_that_cannot_be_written_leaves_the_others_unwritten(run, folder):
     (folder / "taken.html").mkdir()
-    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:model",
+    done = run("explain", "a.jpg", "b.png", "--model", "mine:model",
                "-o", "pair.png", "-o", "taken.html")  # fmt: skip
     assert done.returncode == 2
     assert not (folder / "pair.png").exists()
@@ -256,18 +286,18 @@ def test_each_example_of_the_help_is_a_line(name):
 
 
 def test_what_a_factory_prints_is_not_among_the_numbers(folder):
-    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:talks", "--json")
+    done = apart(folder, "explain", "a.jpg", "b.png", "--model", "mine:talks", "--json")
     assert json.loads(done.stdout)["similarity"]
     assert done.stderr == "hello from the factory\n"
 
 
-def test_a_module_may_be_named_as_it_is(folder):
-    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:instance")
+def test_a_module_may_be_named_as_it_is(run):
+    done = run("explain", "a.jpg", "b.png", "--model", "mine:instance")
     assert done.returncode == 0, done.stderr
 
 
-def test_one_output_named_twice_is_written_once(folder):
-    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:model",
+def test_one_output_named_twice_is_written_once(run, folder):
+    done = run("explain", "a.jpg", "b.png", "--model", "mine:model",
                "-o", "pair.npz", "-o", "./pair.npz", "-o", str(folder / "pair.npz"))  # fmt: skip
     assert done.stdout.count("wrote") == 1
 
@@ -307,17 +337,19 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
         main()
 
 
-def test_where_sharp_maps_cannot_be_had_plain_ones_are_offered(monkeypatch, capsys, place):
+def test_where_sharp_maps_cannot_be_had_plain_ones_are_offered(monkeypatch, capsys, folder):
+    monkeypatch.chdir(folder)
+
     def fail(_):
         raise LayerError("no finer map")
 
     monkeypatch.setattr("whyalike.model.EmbeddingModel.sharp", fail)
     monkeypatch.delenv("WHYALIKE_DEBUG", raising=False)
-    assert in_process(monkeypatch, "explain", "a.png", "b.png") == 2
+    assert in_process(monkeypatch, "explain", "a.jpg", "b.png") == 2
     assert capsys.readouterr().err == (
         "whyalike: no finer map (--plain explains the last map, and may do)\n"
     )
-    assert in_process(monkeypatch, "explain", "a.png", "b.png", "--sharp") == 2
+    assert in_process(monkeypatch, "explain", "a.jpg", "b.png", "--sharp") == 2
     assert capsys.readouterr().err == "whyalike: no finer map\n"
 
 
@@ -349,20 +381,20 @@ def test_without_a_network_a_hub_fails_soon_and_in_one_line(model, message, fold
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_version_and_models(folder):
-    assert run(folder, "--version").stdout.strip().endswith(whyalike.__version__)
-    listed = run(folder, "models", "resnet1?").stdout
+def test_version_and_models(run):
+    assert run("--version").stdout.strip().endswith(whyalike.__version__)
+    listed = run("models", "resnet1?").stdout
     assert "  timm:resnet18\n" in listed
     assert "EfficientNet-Lite0" in listed
     assert "\ntransformers:NAME " in listed
-    as_json = json.loads(run(folder, "models", "resnet1?", "--json").stdout)
+    as_json = json.loads(run("models", "resnet1?", "--json").stdout)
     assert {"model": "timm:resnet18", "pretrained": True} in as_json
 
 
-def test_demo_explains_two_photographs_that_are_here(folder):
+def test_demo_explains_two_photographs_that_are_here(run, folder):
     (folder / "new/demo").mkdir(parents=True)
     (folder / "new/demo/pair.html").write_text("of an earlier one")
-    done = run(folder, "demo", "--out", "new/demo", "--json")
+    done = run("demo", "--out", "new/demo", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "affinity" in found["model"]  # sharp
@@ -373,9 +405,9 @@ def test_demo_explains_two_photographs_that_are_here(folder):
         assert figure.width > 1000
 
 
-def test_finer_maps_and_the_curve_over_depth(folder):
-    where = ("explain", "a.jpg", "b.png", "--model", "timm:resnet10t", "--no-pretrained")
-    done = run(folder, *where, "--sharp", "--gamma", "0.25", "--depths", "--json")
+def test_finer_maps_and_the_curve_over_depth(run):
+    where = ("explain", "a.jpg", "b.png", "--model", "mine:finer")
+    done = run(*where, "--sharp", "--gamma", "0.25", "--depths", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "(gamma 0.25, biases located, affinity 2)" in found["model"]
@@ -385,7 +417,7 @@ def test_finer_maps_and_the_curve_over_depth(folder):
     ledger = sum(value for row in found["ledger"].values() for value in row.values())
     assert ledger == pytest.approx(found["similarity"])
     assert found["ledger"]["cells"]["cells"] == pytest.approx(found["similarity"], abs=1e-4)
-    done = run(folder, *where, "--plain", "--depths")
+    done = run(*where, "--plain", "--depths")
     assert "what carries the query's embedding, cut behind each layer" in done.stdout
     assert "gamma" not in done.stdout
 
@@ -400,8 +432,8 @@ def test_finer_maps_and_the_curve_over_depth(folder):
         (("--biases", "away"), "away"),
     ],
 )
-def test_options_that_do_not_go_together(folder, arguments, message):
-    done = run(folder, "explain", "a.jpg", "b.png", "--model", "mine:model", *arguments)
+def test_options_that_do_not_go_together(run, arguments, message):
+    done = run("explain", "a.jpg", "b.png", "--model", "mine:model", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -14,6 +14,7 @@ import whyalike as wa
 from whyalike.cli import cli
 from whyalike.errors import DataError
 from whyalike.evaluate import correspondence as match
+from whyalike.geometry import Frame
 
 
 def cells(side=16, colours=32):
@@ -68,6 +69,27 @@ def test_point_maps_find_cells_of_orthogonal_colours():
     given = match.Matched("three", "homography", first, second, points, points[[1, 2, 0]])
     found = match.located(model, model.sharp, given, ["decomposition"])
     assert found["decomposition"] == pytest.approx(given.matches_xy)
+
+
+def test_directions_find_what_is_faint():
+    """Where the strongest cell is first in every point's map, the nearest v is the right one."""
+    points = np.array([[2.0, 2.0], [6.0, 2.0]])
+    grey = Image.new("RGB", (12, 4))
+    given = match.Matched("faint", "homography", grey, grey, points, points)
+    v = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
+    frame = Frame((12, 4), (0, 0, 12, 4), (1, 3))
+    one = wa.Contributions(v, torch.zeros(2), v.sum((0, 1)), frame)
+
+    class Model:
+        def explain(self, _):
+            return [one, one]
+
+        preprocess = None
+
+    found = match.located(Model(), Model, given, ["decomposition", "sharp", "direction"])
+    assert found["direction"] == pytest.approx(given.matches_xy)
+    for name in ("decomposition", "sharp"):
+        assert found[name] == pytest.approx(np.array([[10.0, 2.0]] * 2))
 
 
 def test_pck_by_hand():
@@ -159,7 +181,7 @@ def test_the_command_and_its_report(tmp_path, monkeypatch):
     assert "PCK, stereo" in shown.stdout
     assert "data:image" in (tmp_path / "a.html").read_text()
     bad = CliRunner().invoke(cli, [*line[:-1], "dino"])
-    assert "a method is one of decomposition, sharp, cosine; came 'dino'" in bad.output
+    assert "a method is one of decomposition, sharp, direction, cosine; came 'dino'" in bad.output
     (tmp_path / "broken.png").write_bytes(b"no")
     with pytest.raises(DataError, match="no photograph can be read"):
         match.evaluate_correspondence(cells(), [tmp_path / "broken.png"])

@@ -157,6 +157,10 @@ def test_families(tmp_path):
     )
     assert ("F0002/MID1", "F0002/MID2", "spouse") in found.relations
     assert len(found.relations) == 8
+    for family in ("F0001", "F0002"):  # as earlier releases have it
+        folder = tmp_path / "fiw" / "FIDs" / family
+        (folder / "mid.csv").rename(folder / f"{family}.csv")
+    assert read("fiw", tmp_path / "fiw").relations == found.relations
     other = read("fiw", layouts.fiw_challenge(tmp_path / "rfiw"))
     assert other.relations == (("F0002/MID1", "F0002/MID3", "kin"),)
     assert other.splits == {"train": 3}

@@ -111,6 +111,7 @@ def test_where_nothing_answers_it_says_so(model, photos, tmp_path):
         GalleryError, match=r"nothing answers at 127\.0\.0\.1:9: Connection refused;"
     ):
         wa.Gallery.build(model, photos, tmp_path / "g.lance", ray="127.0.0.1:9")
+    assert not (tmp_path / "g.lance").exists()
 
 
 # -- commits -------------------------------------------------------------------------------------

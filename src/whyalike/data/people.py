@@ -134,15 +134,16 @@ def _lfw_image(line: Line, images: Path, person: str, number: str) -> Path:
 RELATIONS = {1: "child", 2: "sibling", 3: "grandchild", 4: "parent", 5: "spouse",
              6: "grandparent", 7: "great-grandchild", 8: "great-grandparent"}  # fmt: skip
 """What the numbers in mid.csv mean: the row's person is ... of the column's."""
-_FAMILY, _MEMBER = re.compile(r"F\d{4}"), re.compile(r"MID\d+")
+_FAMILY, _MEMBER = re.compile(r"F(ID)?\d{4}"), re.compile(r"MID\d+")
 
 
 def fiw(path: Path, name: str) -> Dataset:
     """Families in the Wild (Robinson et al., 2018): people by family, and how they are related.
 
     Photographs lie in FAMILY/MEMBER/, and the label is "FAMILY/MEMBER". Relations are read from
-    each family's mid.csv, a matrix of numbers between members, or, in the layout of Recognizing
-    Families in the Wild, from train_relationships.csv with its columns p1 and p2 ("kin").
+    each family's mid.csv (FAMILY.csv in earlier releases), a matrix of numbers between members, or,
+    in the layout of Recognizing Families in the Wild, from train_relationships.csv with its columns
+    p1 and p2 ("kin").
 
     Raises:
         DataError: a folder is missing, or a line malformed.
@@ -160,8 +161,10 @@ def fiw(path: Path, name: str) -> Dataset:
         raise DataError(f"{printable(str(root))}: has no photographs F0001/MID1/...; {GET_FIW}")
     relations: list[tuple[str, str, str]] = []
     for family in sorted({str(one.metadata["family"]) for one in samples}):
-        if (matrix := root / family / "mid.csv").is_file():
-            relations += _fiw_matrix(matrix, family)
+        for matrix in (root / family / "mid.csv", root / family / f"{family}.csv"):
+            if matrix.is_file():
+                relations += _fiw_matrix(matrix, family)
+                break
     if (listed := path / "train_relationships.csv").is_file():
         relations += _fiw_list(listed)
     if not relations:

@@ -26,8 +26,9 @@ from whyalike.pair import Pair
 
 RADII = (0.05, 0.1, 0.15, 0.2)
 """Shares of the second picture's longer side."""
-METHODS = ("decomposition", "sharp", "cosine")
-"""Point maps of the model, and of its sharp form; the nearest features by their cosine."""
+METHODS = ("decomposition", "sharp", "direction", "cosine")
+"""Point maps of the model, and of its sharp form; the nearest v of the sharp form and the nearest
+features by their cosines, which leave out how much a cell carries."""
 ALWAYS = ("nearest cell", "same place", "chance")
 """The best that cells of the model's grid can do; a point left where it was; a cell by lot."""
 GRID = 6
@@ -276,9 +277,12 @@ def located(
              "chance": centres}  # fmt: skip
     if "decomposition" in methods:
         found["decomposition"] = _by_points(pair, given.points_xy)
-    if "sharp" in methods:
+    if {"sharp", "direction"} & {*methods}:
         fine = Pair(*sharp().explain([given.first, given.second]))
-        found["sharp"] = _by_points(fine, given.points_xy)
+        if "direction" in methods:  # first: the other one has all v at hand then
+            found["direction"] = _by_directions(fine, given.points_xy)
+        if "sharp" in methods:
+            found["sharp"] = _by_points(fine, given.points_xy)
     if "cosine" in methods:
         found["cosine"] = _by_features(model, given, pair)
     return {name: found[name] for name in (*methods, *ALWAYS)}
@@ -287,6 +291,14 @@ def located(
 def _by_points(pair: Pair, points_xy: np.ndarray) -> Float[np.ndarray, "n 2"]:
     frame = pair.reference.frame
     return np.array([peak(pair.point_map(query_xy=tuple(xy)), frame) for xy in points_xy.tolist()])
+
+
+def _by_directions(pair: Pair, points_xy: np.ndarray) -> Float[np.ndarray, "n 2"]:
+    """The cell whose v has the largest cosine with that at the point."""
+    at = torch.stack([pair.query.at(tuple(xy)) for xy in points_xy.tolist()])
+    there = torch.nn.functional.normalize(pair.reference.values, dim=2)
+    frame = pair.reference.frame
+    return np.array([peak(found, frame) for found in torch.einsum("kd,hwd->khw", at, there)])
 
 
 def _by_features(model: EmbeddingModel, given: Matched, pair: Pair) -> Float[np.ndarray, "n 2"]:

@@ -78,8 +78,9 @@ def _table(found: Correspondence, kind: str) -> Table:
     about = (
         f"{count} points {known}: how many, in percent, are found within a radius, a share of the "
         f"second picture's longer side (PCK), and the median distance. A point is found at the "
-        f"centre of the cell with the largest value: of the point's map, or (cosine) of the cosine "
-        f"of features at the cut. Nearest cell: the best that cells of the model's grid can do; "
+        f"centre of the cell with the largest value: of the point's map, or of a cosine: of v in "
+        f"the sharp form (direction), of features at the cut (cosine). Nearest cell: the best that "
+        f"cells of the model's grid can do; "
         f"same place: the point left where it was; chance: a cell by lot."
     )
     return Table(f"PCK, {kind}", about, ["points by", *(f"{one:g}" for one in RADII), "median"],

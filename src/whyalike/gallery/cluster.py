@@ -69,11 +69,14 @@ class Cluster:
 
 
 def cluster_of(given: str | Cluster, model: EmbeddingModel) -> Cluster:
-    """The cluster that an argument names, with the device that the model is on."""
+    """The cluster that an argument names, with the device that the model is on; it answers."""
     manifest.check_model(model)
-    if isinstance(given, Cluster):
-        return given
-    return Cluster(given, next((x.device.type for x in model.net.parameters()), "cpu"))
+    cluster = given
+    if not isinstance(cluster, Cluster):
+        device = next((x.device.type for x in model.net.parameters()), "cpu")
+        cluster = Cluster(cluster, device)
+    _check_reachable(cluster.address)
+    return cluster
 
 
 def work(

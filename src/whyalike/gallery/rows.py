@@ -300,10 +300,10 @@ def _widen(
     v = torch.from_numpy(np.empty((len(maps), places, manifest.d), np.float32))
     totals = torch.empty(len(maps), 1, manifest.d)
     half = np.empty((places, manifest.d), "<f2")  # torch wants memory that could be written
-    kept = torch.from_numpy(half)
+    kept, as_bytes = torch.from_numpy(half), half.data.cast("B")
     is_cell = torch.cat([torch.zeros(manifest.prefix), torch.ones(places - manifest.prefix)])[None]
     for row, one, values, total in zip(rows, maps, v.unbind(), totals.unbind(), strict=True):
-        half[:] = np.frombuffer(one or b"", "<f2").reshape(half.shape)
+        as_bytes[:] = one or b""
         values.copy_(kept).mul_(2.0 ** _checked(row["exponent"]))
         torch.mm(is_cell, values, out=total)  # several times as fast as a sum over rows
     return v, totals[:, 0]

@@ -175,13 +175,12 @@ class _Top:
         self.scores = np.zeros(0, np.float32)
 
     def add(self, scores: Float[np.ndarray, " n"], start: int) -> None:
-        if len(self.scores) == self.k and scores.max(initial=-np.inf) <= self.scores[-1]:
-            return  # of equal ones the first stays
-        near = np.arange(len(scores))
-        if len(scores) > 4 * self.k:
-            cut = np.partition(scores, -self.k)[-self.k]
-            near = np.flatnonzero(scores >= cut)
-        near = near[scores[near] > -np.inf]
+        full = len(self.scores) == self.k  # then, of equal ones, the first stays
+        least = self.scores[-1] if full else np.float32(-np.inf)
+        near = np.flatnonzero(scores > least)
+        if len(near) > 4 * self.k:
+            some = scores[near]
+            near = near[some >= np.partition(some, -self.k)[-self.k]]
         positions = np.concatenate([self.positions, near + start])
         both = np.concatenate([self.scores, scores[near]])
         order = np.lexsort((positions, -both))[: self.k]

@@ -101,7 +101,7 @@ class Pictures:
         return cls(paths, tuple(str(one.label) for one in listed))
 
     @classmethod
-    def digits(cls, count: int = 6400, unseen: int = 999) -> tuple[Pictures, Pictures]:
+    def digits(cls, count: int = 12_800, unseen: int = 999) -> tuple[Pictures, Pictures]:
         """Handwritten digits on clutter, to train on and, of other classes, to measure on.
 
         The digits 0, 1, 2, 6, 7, 8 and 9 in eight positions each are 56 classes to train on; 3, 4
