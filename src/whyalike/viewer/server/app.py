@@ -88,8 +88,8 @@ class Desk:
 
     def __init__(self, waiting: int) -> None:
         cores = max(2, os.cpu_count() or 1)
-        # Each kind has threads of its own, so that neither a page of pictures nor a network that has
-        # much to do keeps a search waiting.
+        # Each kind has threads of its own: neither a page of pictures nor a network that has much
+        # to do keeps a search waiting.
         turns = {"search": cores, "picture": cores, "network": 1}
         self._turns = {kind: asyncio.Semaphore(count) for kind, count in turns.items()}
         self._waiting = waiting
