@@ -71,7 +71,9 @@ class Client:
         for name, value in given.items():
             for one in value.split("\n"):
                 connection.putheader(name, one)
-        with suppress(ConnectionError):  # an answer may come before all has been sent
+        with suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # an answer may come before all has been sent
             connection.endheaders(body, encode_chunked="Transfer-Encoding" in given)
         found = connection.getresponse()
         answer = Answer(found.status, {k.lower(): v for k, v in found.getheaders()}, found.read())

@@ -98,6 +98,11 @@ class Following:
         """Of the gallery."""
         return int(self.table.version)
 
+    @property
+    def nbytes(self) -> int:
+        """Of what it keeps, about: two numbers a photograph, and which of them may be found."""
+        return 9 * int(self.vectors.starts[-1])
+
     @cached_property
     def _whole(self) -> Float[np.ndarray, " n"]:
         return self.vectors.products(ask(self.x).vector, self.among)
@@ -129,11 +134,14 @@ class Following:
 
     def _hits(self, best: Best, asked: Query) -> list[Hit]:
         """As a region moves, most hits are those of the step before: their rows are kept."""
-        new = np.array([one for one in best.positions if one not in self._rows], np.int64)
-        if len(self._rows) + len(new) > ROWS:
+        at = best.positions.tolist()
+        found = {one: row for one in at if (row := self._rows.get(one)) is not None}
+        new = [one for one in at if one not in found]
+        columns = [*COLUMNS, *self.metadata]
+        taken = take(self.table, self.vectors, np.array(new, np.int64), columns)
+        found.update(zip(new, taken, strict=True))
+        if len(self._rows) > ROWS:
             self._rows.clear()
-            new = best.positions
-        taken = take(self.table, self.vectors, new, [*COLUMNS, *self.metadata])
-        self._rows.update(zip(new.tolist(), taken, strict=True))
-        rows = [self._rows[one] for one in best.positions.tolist()]
+        self._rows.update(found)  # others may search at the same time: what is found here is ours
+        rows = [found[one] for one in at]
         return hits_of(self.table, self.vectors, best, asked, self.metadata, rows)

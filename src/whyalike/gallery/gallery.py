@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -561,7 +562,8 @@ class Gallery:
         try:
             yield
         except (ValueError, OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = re.sub(r",? ?/\S+\.rs:\d+(:\d+)?", "", said)[:200]  # a place in Lance's source
             raise GalleryError(
                 f"where={where!r} is no condition on the columns "
                 f"{', '.join(['path', 'label', *self._metadata_names()])}: {reason}"

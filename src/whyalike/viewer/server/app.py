@@ -28,6 +28,7 @@ from whyalike.images import printable
 from whyalike.viewer.export import static
 from whyalike.viewer.server import answers
 from whyalike.viewer.server.asked import (
+    Asked,
     RefusedError,
     asked_of,
     body_of,
@@ -87,8 +88,10 @@ class Desk:
 
     def __init__(self, waiting: int) -> None:
         cores = max(2, os.cpu_count() or 1)
-        # Pictures have threads of their own, so that a page of them keeps no search waiting.
-        self._turns = {kind: asyncio.Semaphore(cores) for kind in ("search", "picture")}
+        # Each kind has threads of its own: neither a page of pictures nor a network that has much
+        # to do keeps a search waiting.
+        turns = {"search": cores, "picture": cores, "network": 1}
+        self._turns = {kind: asyncio.Semaphore(count) for kind, count in turns.items()}
         self._waiting = waiting
         self._queued = 0
 
@@ -146,6 +149,19 @@ def make_app(room: Room, bounds: Bounds) -> Starlette:
             raise RefusedError(415, "the body is application/json")
         return body_of(await read_body(request, bounds.body_bytes, bounds.seconds))
 
+    async def asked_in(given: dict[str, Any]) -> Asked:
+        """A search, once what it needs is there."""
+        asked = asked_of(given)
+        if room.needs_network(asked.source):
+            await network()
+        return asked
+
+    async def network() -> None:
+        """Wait, in no thread, until the network is loaded, or cannot be."""
+        loaded = asyncio.wrap_future(room.model)
+        await asyncio.wait([loaded])
+        loaded.exception()  # the room says it
+
     async def index(request: Request) -> Response:
         return Response(page, media_type="text/html")
 
@@ -189,28 +205,29 @@ def make_app(room: Room, bounds: Bounds) -> Starlette:
         async with receiving:
             content = await read_body(request, bounds.upload_bytes, bounds.seconds)
             name = request.query_params.get("name", "photograph")
+            await network()
             task = partial(room.upload, content, name)
-            return JSONResponse(await desk.work(request, "search", task))
+            return JSONResponse(await desk.work(request, "network", task))
 
     async def query(request: Request) -> Response:
-        asked = asked_of(await body(request))
-        task = lambda: room.query(room.look(asked.source))  # noqa: E731
+        asked = await asked_in(await body(request))
+        task = partial(room.shown, asked.source)
         return JSONResponse(await desk.work(request, "search", task))
 
     async def search(request: Request) -> Response:
-        asked = asked_of(await body(request))
-        return JSONResponse(
-            await desk.work(request, "search", partial(answers.search, room, asked))
-        )
+        task = partial(answers.search, room, await asked_in(await body(request)))
+        return JSONResponse(await desk.work(request, "search", task))
 
     async def maps(request: Request) -> Response:
         given = await body(request)
-        task = partial(answers.maps, room, asked_of(given), identifiers(given, "photos", 200))
+        ids = identifiers(given, "photos", 200)
+        task = partial(answers.maps, room, await asked_in(given), ids)
         return JSONResponse(await desk.work(request, "search", task))
 
     async def pair(request: Request) -> Response:
         given = await body(request)
-        task = partial(answers.pair, room, asked_of(given), identifier(given.get("photo")))
+        one = identifier(given.get("photo"))
+        task = partial(answers.pair, room, await asked_in(given), one)
         return JSONResponse(await desk.work(request, "search", task))
 
     async def contrast(request: Request) -> Response:
@@ -218,12 +235,12 @@ def make_app(room: Room, bounds: Bounds) -> Starlette:
         ids = identifiers(given, "photos", 2)
         if len(ids) != 2:
             raise RefusedError(400, "photos are two ids")
-        task = partial(answers.contrast, room, asked_of(given), *ids)
+        task = partial(answers.contrast, room, await asked_in(given), *ids)
         return JSONResponse(await desk.work(request, "search", task))
 
     async def export(request: Request) -> Response:
         given = await body(request)
-        asked = asked_of(given)
+        asked = await asked_in(given)
         task: Callable[[], str] = partial(answers.results_page, room, asked)
         if given.get("photo") is not None:
             task = partial(answers.pair_page, room, asked, identifier(given["photo"]))

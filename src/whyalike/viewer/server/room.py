@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 QUERIES = 24
 """Queries whose contributions are kept: some 250 kB each, or a few MB of fine grids."""
 
-FOLLOWED = 8
-"""Conditions under which a query is followed: 5 bytes a photograph of the gallery each."""
+FOLLOWED_BYTES = 256 * 2**20
+"""Of what is kept of queries that are followed under a condition: 9 bytes a photograph."""
 
 PICTURE_BYTES = 64 * 2**20
 ENTRIES = 20_000
@@ -49,15 +49,11 @@ class Looked:
         source: what it is.
         x: what its cells give, all v at hand, without its picture.
         picture: of an upload, as JPEG; photographs of the gallery are read from their files.
-        followed: its searches, by condition, of one version of the gallery.
     """
 
     source: Source
     x: Contributions
     picture: bytes | None = None
-    followed: Kept[tuple[int, str | None], Following] = field(
-        default_factory=lambda: Kept(FOLLOWED)
-    )
 
 
 class Room:
@@ -76,9 +72,12 @@ class Room:
         self._load = load
         self._max_pixels = max_pixels
         self.gallery = reopen()
-        self._model: Future[EmbeddingModel] = Future()
+        self.model: Future[EmbeddingModel] = Future()
         self._looked: Kept[tuple[Source, int], Looked] = Kept(QUERIES)
         self._entries: Kept[str, Entry] = Kept(ENTRIES)
+        self._followed: Kept[tuple[Source, int, str | None], Following] = Kept(
+            FOLLOWED_BYTES, lambda one: one.nbytes
+        )
         self._pictures: Kept[tuple[str, int, int], bytes] = Kept(PICTURE_BYTES, len)
         self._network, self._changing, self._following = Lock(), Lock(), Lock()
 
@@ -93,16 +92,16 @@ class Room:
             model = self._load()
             self.gallery.use(model)
         except BaseException as error:
-            self._model.set_exception(error)
+            self.model.set_exception(error)
         else:
-            self._model.set_result(model)
+            self.model.set_result(model)
 
     @property
     def model_state(self) -> tuple[str, str | None]:
         """Whether it is "loading", "ready" or "failed", and why."""
-        if not self._model.done():
+        if not self.model.done():
             return "loading", None
-        error = self._model.exception()
+        error = self.model.exception()
         if error is None:
             return "ready", None
         return "failed", str(error) if isinstance(error, WhyalikeError) else in_one_line(error)
@@ -222,6 +221,14 @@ class Room:
         x = replace(x, name=printable(entry.path.rpartition("/")[2]))
         return self._looked.put(key, Looked(source, x))
 
+    def needs_network(self, source: Source) -> bool:
+        """Whether a query can only be explained by the network, which may be loading."""
+        return source.kind == "photo" and self.gallery.manifest.maps != "full"
+
+    def shown(self, source: Source) -> dict[str, Any]:
+        """A query, looked at."""
+        return self.query(self.look(source))
+
     def query(self, looked: Looked) -> dict[str, Any]:
         """A query, to show."""
         x, source = looked.x, looked.source
@@ -248,10 +255,10 @@ class Room:
     def follow(self, looked: Looked, where: str | None) -> Following:
         """The searches of a query under a condition."""
         gallery = self.gallery
-        key = (gallery.version, where)
+        key = (looked.source, gallery.version, where)
         with self._following:
-            found = looked.followed.get(key)
-            return found or looked.followed.put(key, gallery.follow(looked.x, where))
+            found = self._followed.get(key)
+            return found or self._followed.put(key, gallery.follow(looked.x, where))
 
     def references(self, ids: Sequence[str]) -> list[tuple[Entry, Contributions]]:
         """What the gallery keeps of some photographs."""
@@ -270,7 +277,7 @@ class Room:
 
     def _ready_model(self) -> EmbeddingModel:
         try:
-            return self._model.result()
+            return self.model.result()
         except BaseException as error:
             problem = printable(self.model_state[1] or "")
             raise RefusedError(409, f"the network could not be loaded: {problem}") from error

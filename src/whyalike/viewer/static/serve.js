@@ -304,6 +304,7 @@ function startRoom(element) {
         photos: found.photos.map((/** @type {any} */ photo) => withPicture(photo, 240)),
       };
       complain("");
+      stale(false);
       rankings.show(/** @type {Answer} */ (answer), query.query.photo ?? null);
       rankings.showCompared(compared);
       write(find(look, ".wr-lead", HTMLElement), sayFound(/** @type {Answer} */ (answer)));
@@ -314,9 +315,14 @@ function startRoom(element) {
       if (about?.maps !== "none") rest(() => searchMaps(of));
     } catch (error) {
       answer = null;
+      stale(true);
       failed(error);
     }
   });
+
+  /** What is still shown was found by another search. @param {boolean} is */
+  const stale = (is) =>
+    void find(look, ".ws-rankings", HTMLElement).classList.toggle("ws-stale", is);
 
   /** Does something once the pointer has come to rest. @param {(() => Promise<void>) | null} task */
   function rest(task) {
@@ -615,6 +621,7 @@ function fillKeys(list) {
 
 /** @param {string} text */
 const sentence = (text) =>
-  text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?…]$/.test(text) ? "" : ".");
+  (text.startsWith("where=") ? text : text.charAt(0).toUpperCase() + text.slice(1)) +
+  (/[.!?…]$/.test(text) ? "" : ".");
 
 startRoom(/** @type {HTMLElement} */ (document.querySelector("main")));
