@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -145,14 +146,14 @@ def votes(pair: Pair, camera_xy: XY | None = None) -> Complex[np.ndarray, " harm
     """
     street, aerial = pair.query.values.double(), pair.reference.values.double()
     azimuth = azimuths(pair.query.frame)
-    to_columns = (street.sum(0).numpy(force=True), aerial.flatten(0, 1).numpy(force=True))
-    weights = to_columns[0] @ to_columns[1].T
-    weights = weights / (pair.query.length * pair.reference.length)
+    columns, cells = street.sum(0).numpy(force=True), aerial.flatten(0, 1).numpy(force=True)
+    weights = (columns / pair.query.length) @ (cells / pair.reference.length).T
     by_bearing = weights @ bearings(pair.reference.frame, _camera(pair, camera_xy))
     found: np.ndarray = (np.conj(azimuth) * by_bearing).sum(0)
     return found
 
 
+@lru_cache(maxsize=4)  # of a data set, the frames of all pairs are mostly one
 def bearings(frame: Frame, camera_xy: XY) -> Complex[np.ndarray, "cells harmonics"]:
     """The mean of exp(−ikθ) over each cell of a view from above, θ being the bearing.
 
@@ -170,6 +171,7 @@ def bearings(frame: Frame, camera_xy: XY) -> Complex[np.ndarray, "cells harmonic
     for k in range(HARMONICS + 1):
         found[:, k] = power.mean(1)
         power = power * turn
+    found.flags.writeable = False
     return found
 
 
