@@ -252,11 +252,9 @@ def test_the_command_trains_towers_that_explain(tmp_path, monkeypatch):
     assert config["training"]["data"]["unseen"]["places"] == 3
     assert config["training"]["settings"]["alpha"] == 5
     names = "world/streetview/panos/0000008.jpg", "world/bingmap/19/0000008.jpg"
-    explained = invoke("explain", *names, "--model", "model", "--json")
+    explained = invoke("explain", *names, "--model", "model", "--plain", "--json")
     assert explained.exit_code == 0, explained.output
     assert "map of Tower.trunk" in json.loads(explained.stdout)["model"]
-    again = invoke("train", "--pairs", "cvusa:world", "-o", "model", *ARGUMENTS, "--json")
-    assert json.loads(again.stdout)["began"] == 2
     for arguments, message in (
         (("--pairs", "cvusa:world", "--miner", "triplet"), "--miner: two towers have no such"),
         (("--pairs", "cvusa:world", "cvusa:world"), "--pairs takes one data set"),

@@ -236,7 +236,8 @@ class _Ground:
         styles = random.choice(STYLES, random.integers(2, 5), replace=False)
         for _ in range(int(random.integers(4, 36))):
             spot = random.normal(0, 30, 2) if random.random() < 0.5 else random.uniform(-1, 1, 2)
-            spot = spot * HALF if np.abs(spot).max() < 1 else spot
+            if np.abs(spot).max() < 1:  # a share of all, and the few at the camera's feet
+                spot = spot * HALF
             sides = random.uniform(7, 20), random.uniform(6, 12)
             if random.random() < 0.12:  # a large one
                 sides = sides[0] * 1.7, sides[1] * 1.6
