@@ -20,8 +20,8 @@ from whyalike.train.views import Views
 from whyalike.zoo import load_two
 
 SEEN, UNSEEN, SEED = 4000, 1000, 0
-AERIAL, PANORAMA = 96, (256, 40)
-SETTINGS = TowerSettings(epochs=10, batch_size=40)
+AERIAL, PANORAMA = 112, (256, 48)
+SETTINGS = TowerSettings(epochs=12, batch_size=40)
 
 
 def run(full: bool = False) -> list[Table]:

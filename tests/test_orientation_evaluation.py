@@ -203,7 +203,8 @@ def test_the_command_on_the_layout_of_cvusa(towers, tmp_path, monkeypatch):
     assert json.loads(both.stdout)["pairs"] == 2
 
 
-def test_the_command_on_a_pair(towers, tmp_path):
+def test_the_command_on_a_pair(towers, tmp_path, monkeypatch):
+    monkeypatch.setattr(moving_point, "FRAMES", 3)
     panorama, tile = scene([(0, 90)])
     names = [str(tmp_path / name) for name in ("street.png", "above.png")]
     for picture, name in zip((panorama, tile), names, strict=True):
@@ -214,7 +215,7 @@ def test_the_command_on_a_pair(towers, tmp_path):
     assert done.exit_code == 0, done.output
     assert "votes" in done.stdout
     with Image.open(written[1]) as gif:
-        assert gif.n_frames == moving_point.FRAMES
+        assert gif.n_frames == 3
     told = json.loads(
         invoke("orient", *names, "--model", towers, "--zero", "north", "--json").stdout
     )

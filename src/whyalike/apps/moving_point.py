@@ -59,7 +59,7 @@ def save_moving(
         if path.suffix.lower() == ".html":
             file.write(content[".html"])
             return
-        first, *others = frames(pair, found, camera, compass)
+        first, *others = frames(pair, found, camera, compass, FRAMES)
         first.save(file, "GIF", save_all=True, append_images=others, loop=0,
                    duration=round(1000 * SECONDS / FRAMES))  # fmt: skip
 
@@ -85,7 +85,7 @@ def page(pair: Pair, found: Estimate, camera_xy: XY, compass: Compass) -> str:
 
 
 def frames(
-    pair: Pair, found: Estimate, camera_xy: XY, compass: Compass, count: int = FRAMES
+    pair: Pair, found: Estimate, camera_xy: XY, compass: Compass, count: int
 ) -> list[Image.Image]:
     """Pictures of the point at equal steps around the panorama, from its left edge on."""
     y = height_of_point(pair)
@@ -190,7 +190,7 @@ def _heading(drawn: Image.Image, camera: XY, found: Estimate, azimuth: float) ->
         pen.line(ray, fill=colour, width=wide)
     tip = _towards(camera, found.heading, 0.48 * reach)
     sides = [_towards(camera, found.heading + by, 0.42 * reach) for by in (-5, 5)]
-    pen.polygon([tip, *sides], fill=YELLOW, outline=BLACK)
+    pen.polygon([tip, *sides], fill=WHITE, outline=BLACK)
     x, y = camera
     pen.ellipse([x - 4, y - 4, x + 4, y + 4], fill=YELLOW, outline=BLACK)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -120,7 +121,7 @@ def estimate(pair: Pair, camera_xy: XY | None = None) -> dict[str, Estimate]:
     """
     camera_xy = _camera(pair, camera_xy)
     street, above = _values(pair.overall_map("query")), _values(pair.overall_map("reference"))
-    street_xy = highest(street, pair.query.frame)
+    street_xy = highest(street, pair.query.frame, closed=True)
     azimuth = azimuth_of(street_xy, pair.query.frame)
     point_map = _values(pair.point_map(query_xy=street_xy))
     frame = pair.reference.frame
@@ -145,14 +146,14 @@ def votes(pair: Pair, camera_xy: XY | None = None) -> Complex[np.ndarray, " harm
     """
     street, aerial = pair.query.values.double(), pair.reference.values.double()
     azimuth = azimuths(pair.query.frame)
-    to_columns = (street.sum(0).numpy(force=True), aerial.flatten(0, 1).numpy(force=True))
-    weights = to_columns[0] @ to_columns[1].T
-    weights = weights / (pair.query.length * pair.reference.length)
+    columns, cells = street.sum(0).numpy(force=True), aerial.flatten(0, 1).numpy(force=True)
+    weights = (columns / pair.query.length) @ (cells / pair.reference.length).T
     by_bearing = weights @ bearings(pair.reference.frame, _camera(pair, camera_xy))
     found: np.ndarray = (np.conj(azimuth) * by_bearing).sum(0)
     return found
 
 
+@lru_cache(maxsize=4)  # of a data set, the frames of all pairs are mostly one
 def bearings(frame: Frame, camera_xy: XY) -> Complex[np.ndarray, "cells harmonics"]:
     """The mean of exp(−ikθ) over each cell of a view from above, θ being the bearing.
 
@@ -170,6 +171,7 @@ def bearings(frame: Frame, camera_xy: XY) -> Complex[np.ndarray, "cells harmonic
     for k in range(HARMONICS + 1):
         found[:, k] = power.mean(1)
         power = power * turn
+    found.flags.writeable = False
     return found
 
 
@@ -194,11 +196,22 @@ def on_the_circle(harmonics: Complex[np.ndarray, " harmonics"]) -> Float[np.ndar
     return np.fft.irfft(np.pad(harmonics, (0, BINS // 2 - HARMONICS)), BINS)
 
 
-def highest(values: Float[np.ndarray, "h w"], frame: Frame) -> XY:
-    """The centre of the cell with the largest value, in pixels of the photograph."""
-    row, column = np.unravel_index(int(values.argmax()), values.shape)
-    x0, y0, x1, y1 = frame.cell_xyxy(int(row), int(column))
-    return (x0 + x1) / 2, (y0 + y1) / 2
+def highest(values: Float[np.ndarray, "h w"], frame: Frame, closed: bool = False) -> XY:
+    """Where a map is largest, in pixels of the photograph.
+
+    Between cell centres, by the parabolas through the largest value and its neighbours beside and
+    above and below it.
+
+    Args:
+        values: the map.
+        frame: where its cells lie.
+        closed: whether it goes on from its right edge at its left one, as a panorama does.
+    """
+    row, column = (int(at) for at in np.unravel_index(int(values.argmax()), values.shape))
+    x0, y0, x1, y1 = frame.cell_xyxy(row, column)
+    x = (x0 + x1) / 2 + _peak(values[row], column, closed) * (x1 - x0)
+    y = (y0 + y1) / 2 + _peak(values[:, column], row, False) * (y1 - y0)
+    return x % frame.size_wh[0] if closed else x, y
 
 
 def azimuth_of(xy: XY, frame: Frame) -> float:
@@ -217,11 +230,16 @@ def _estimate(harmonics: np.ndarray) -> Estimate:
     total = density.sum()
     density = density / total if total else np.full(BINS, 1 / BINS)
     best = int(density.argmax())
-    # Between half degrees, by the parabola through the largest and its neighbours.
-    left, top, right = density[best - 1], density[best], density[(best + 1) % BINS]
+    return Estimate(around((best + _peak(density, best, True)) * 360 / BINS), density)
+
+
+def _peak(line: Float[np.ndarray, " n"], at: int, closed: bool) -> float:
+    """How far the top lies from the largest of equally spaced values, −0.5 to 0.5."""
+    if not closed and not 0 < at < len(line) - 1:
+        return 0.0
+    left, top, right = (float(line[(at + step) % len(line)]) for step in (-1, 0, 1))
     bend = left - 2 * top + right
-    shift = 0.5 * (left - right) / bend if bend < 0 else 0.0
-    return Estimate(around((best + shift) * 360 / BINS), density)
+    return 0.5 * (left - right) / bend if bend < 0 else 0.0
 
 
 def _camera(pair: Pair, camera_xy: XY | None) -> XY:

@@ -14,18 +14,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-CELL = 0.5
+CELL = 0.4
 """Metres of ground that a cell of the grid is wide."""
-SIDE = 256
-TILE = 192
+SIDE = 320
+TILE = 240
 """Cells along a side of all that is laid out, and of what a view from above shows of it."""
 ROAD, KERB = 3.6, 1.6  # metres: half of a road's width, and the pavement beside it
 CLEAR = 5.5  # metres around a camera in which nothing stands
 
 # What covers the ground, or stands on it. Houses are HOUSE and above, by their style.
 FIELD, SOIL, ROADWAY, LINE, PAVEMENT, WATER, YARD, LEAFY, FIR, CAR, HOUSE = range(11)
-STYLES, PITCHED = 12, 7
-"""Of houses, and how many of them, the first, have pitched roofs."""
+STYLES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,11 +233,11 @@ class _Ground:
     def houses(self) -> None:
         """Houses along the axis, of a few styles; more of them near the camera."""
         random = self.random
-        styles = random.choice(STYLES, random.integers(2, 6), replace=False)
-        for _ in range(int(random.integers(8, 44))):
-            spot = (
-                random.normal(0, 26, 2) if random.random() < 0.6 else random.uniform(-HALF, HALF, 2)
-            )
+        styles = random.choice(STYLES, random.integers(2, 5), replace=False)
+        for _ in range(int(random.integers(4, 36))):
+            spot = random.normal(0, 30, 2) if random.random() < 0.5 else random.uniform(-1, 1, 2)
+            if np.abs(spot).max() < 1:  # a share of all, and the few at the camera's feet
+                spot = spot * HALF
             sides = random.uniform(7, 20), random.uniform(6, 12)
             if random.random() < 0.12:  # a large one
                 sides = sides[0] * 1.7, sides[1] * 1.6
@@ -247,10 +246,10 @@ class _Ground:
                 self._house(taken, int(random.choice(styles)))
 
     def _house(self, taken: Claim, style: int) -> None:
-        """Walls, and a roof by style."""
+        """Walls, and a roof by style: pitched for the first five, flat for the others."""
         random = self.random
-        low = float(random.uniform(3, 7) if style < PITCHED else random.uniform(4, 16))
-        ridge = float(random.uniform(1.5, 4)) if style < PITCHED else 0.0
+        low = float(random.uniform(3, 7) if style < 5 else random.uniform(4, 16))
+        ridge = float(random.uniform(1.5, 4)) if style < 5 else 0.0
         across = taken.across[taken.inside]
         self._set(
             taken,

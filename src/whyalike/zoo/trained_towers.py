@@ -25,7 +25,7 @@ from whyalike.zoo.checkpoints import fit, read_checkpoint
 from whyalike.zoo.published.crossview import TOWERS, Tower, preprocess, vgg16
 from whyalike.zoo.trained import CONFIG, MAX_EMBEDDING, TOWERS_FORMAT, WEIGHTS
 
-SMALL_WIDTHS = (48, 64, 128, 96)
+SMALL_WIDTHS = (48, 64, 96)
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Form:
     """Two trunks of one form without a weight in common, and one linear layer behind both.
 
     Args:
-        trunk: "small", four convolutions by which 8×8 pixels become a cell; "default",
+        trunk: "small", three convolutions by which 8×8 pixels become a cell; "default",
             "timm:NAME"; or "vgg16", the one of CVM-Net and of the paper.
         embedding: how many numbers the linear layer gives.
         ground, aerial: from a photograph of each view to its network's input.
@@ -128,22 +128,19 @@ def _trunk(name: str, view: Preprocess, pretrained: bool) -> tuple[nn.Module, in
 
 
 def _small() -> nn.Sequential:
-    """Patches of 4×4 pixels, a convolution of 3×3 and two of 1×1, each with BatchNorm.
-
-    ReLU lies between them, and none behind the last: so the pooled vectors of many photographs lie
-    about zero, and two towers that have not learned anything do not find all of them alike.
-    """
+    """Patches of 4×4 pixels and two convolutions of 3×3, each with BatchNorm and ReLU."""
     steps: list[nn.Module] = []
     before = 3
-    sizes = ((4, 4, 0), (3, 2, 1), (1, 1, 0), (1, 1, 0))
-    for width, (kernel, stride, padding) in zip(SMALL_WIDTHS, sizes, strict=True):
+    for width, (kernel, stride, padding) in zip(
+        SMALL_WIDTHS, ((4, 4, 0), (3, 2, 1), (3, 1, 1)), strict=True
+    ):
         steps += [
             nn.Conv2d(before, width, kernel, stride, padding, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]
         before = width
-    return nn.Sequential(*steps[:-1])
+    return nn.Sequential(*steps)
 
 
 def save(folder: Name, net: TwoTowers, form: Form, training: Mapping[str, Any]) -> None:

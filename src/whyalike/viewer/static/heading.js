@@ -93,11 +93,12 @@ export function startHeading(root, data) {
     );
   }
 
+  // Strokes are in pixels of the screen, however small the photograph is.
   const line = { stroke: "#fff", "stroke-width": 2, "vector-effect": "non-scaling-stroke" };
   const edge = { ...line, stroke: "#000", "stroke-width": 4 };
   const street = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   const posts = [edge, line].map((look) => svg("line", { y1: 0, y2: height, ...look }));
-  const point = svg("ellipse", { cy: data.y, fill: "#ffd60a", stroke: "#000" });
+  const point = svg("ellipse", { cy: data.y, fill: "#ffd60a", ...edge, "stroke-width": 1 });
   point.setAttribute("rx", String(height / 22));
   point.setAttribute("ry", String(height / 22));
   street.append(...posts, point);
@@ -107,14 +108,15 @@ export function startHeading(root, data) {
   const reach = Math.min(across, down);
   const rays = [edge, line].map((look) => svg("line", { ...look }));
   const path = ring(data.camera_xy, 0.34 * reach, 0.12 * reach, data.density);
+  const thin = { stroke: "#000", "stroke-width": 1, "vector-effect": "non-scaling-stroke" };
   const shape = { fill: "#ffd60a", "fill-opacity": 0.75, "fill-rule": "evenodd" };
-  above.append(svg("path", { d: path, stroke: "#000", "stroke-opacity": 0.6, ...shape }));
+  above.append(svg("path", { d: path, ...thin, ...shape }));
   const tip = towards(data.camera_xy, data.heading, 0.46 * reach);
   const arrow = [tip, ...[-6, 6].map((by) => towards(data.camera_xy, data.heading + by, 0.4 * reach))];
-  above.append(svg("polygon", { points: arrow.join(" "), fill: "#ffd60a", stroke: "#000" }));
+  above.append(svg("polygon", { points: arrow.join(" "), fill: "#fff", ...edge, "stroke-width": 2 }));
   above.append(...rays);
   const [cx, cy] = data.camera_xy;
-  above.append(svg("circle", { cx, cy, r: reach / 60, fill: "#ffd60a", stroke: "#000" }));
+  above.append(svg("circle", { cx, cy, r: reach / 60, fill: "#ffd60a", ...thin }));
   const canvas = find(root, "canvas", HTMLCanvasElement);
   const [x0, y0, x1, y1] = data.above.view_xyxy;
   Object.assign(canvas.style, {
