@@ -33,7 +33,7 @@ def model() -> wa.EmbeddingModel:
     return from_parts("mean", 8)
 
 
-def scene(seed: int, size_wh: tuple[int, int] = (300, 200)) -> Image.Image:
+def scene(seed: int, size_wh: tuple[int, int] = (150, 100)) -> Image.Image:
     """Blocks of colour; on one third of the pictures the left is the same."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     if seed % 3 == 0:
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scene(seed).save(made / name)
             table.writerow([name, LABEL if seed == 1 else "abc"[seed % 3], 2000 + seed])
     wa.Gallery.build(model(), made / "table.csv", made / "photos.lance")
-    scene(300, (400, 260)).save(made / "mine.png")
+    scene(300, (200, 130)).save(made / "mine.png")
     return made
 
 
@@ -280,11 +280,11 @@ def test_keys_do_all_that_the_mouse_does(visit: Visit) -> None:
     tab.locator(".ms-surface").focus()
     tab.keyboard.press("ArrowLeft")
     at_rest(tab)
-    assert "point=150,100" in tab.url  # the middle of 3×5 cells on 300×200 pixels
+    assert "point=75,50" in tab.url  # the middle of 3×5 cells on 150×100 pixels
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("Shift+ArrowUp")
     at_rest(tab)
-    assert "box=60,0,120,133.3" in tab.url
+    assert "box=30,0,60,66.7" in tab.url
     hit(tab, 1).locator(".wr-open").focus()
     tab.keyboard.press("ArrowDown")
     tab.keyboard.press("c")
