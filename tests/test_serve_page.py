@@ -268,6 +268,43 @@ def test_points_masks_and_what_is_left_out(visit: Visit, client: Client) -> None
     assert painted == [found["photos"][one["photo"]]["name"] for one in found["hits"]]
 
 
+DROP = """
+async (bytes) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+  for (const type of ["dragover", "drop"]) {
+    window.dispatchEvent(new DragEvent(type, { dataTransfer: data, cancelable: true }));
+  }
+}
+"""
+
+
+@pytest.mark.browser
+def test_a_photograph_is_dropped_and_the_ranking_follows_the_mouse(
+    visit: Visit, folder: Path
+) -> None:
+    tab = visit()
+    tab.locator(".bs-photo").first.wait_for()
+    tab.evaluate(DROP, list((folder / "mine.png").read_bytes()))
+    tab.locator(".wr-hit").first.wait_for()
+    at_rest(tab)
+    assert tab.locator(".ms-figure figcaption span").inner_text() == "dropped.png"
+    whole, link = ranking(tab), tab.url
+    box = tab.locator(".ms-surface").bounding_box()
+    assert box is not None
+    tab.mouse.move(box["x"] + 5, box["y"] + 5)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 80, box["y"] + 120, steps=5)
+    at_rest(tab)
+    moving = ranking(tab)
+    assert moving != whole == ranking(tab, "by_whole")
+    assert tab.url == link  # what is not done yet is no step to go back to
+    tab.mouse.up()
+    at_rest(tab)
+    assert "box=" in tab.url
+    assert ranking(tab) == moving
+
+
 @pytest.mark.browser
 def test_keys_do_all_that_the_mouse_does(visit: Visit) -> None:
     tab = visit()
