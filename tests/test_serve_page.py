@@ -33,7 +33,7 @@ def model() -> wa.EmbeddingModel:
     return from_parts("mean", 8)
 
 
-def scene(seed: int, size_wh: tuple[int, int] = (300, 200)) -> Image.Image:
+def scene(seed: int, size_wh: tuple[int, int] = (150, 100)) -> Image.Image:
     """Blocks of colour; on one third of the pictures the left is the same."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     if seed % 3 == 0:
@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             scene(seed).save(made / name)
             table.writerow([name, LABEL if seed == 1 else "abc"[seed % 3], 2000 + seed])
     wa.Gallery.build(model(), made / "table.csv", made / "photos.lance")
-    scene(300, (400, 260)).save(made / "mine.png")
+    scene(300, (200, 130)).save(made / "mine.png")
     return made
 
 
@@ -268,6 +268,43 @@ def test_points_masks_and_what_is_left_out(visit: Visit, client: Client) -> None
     assert painted == [found["photos"][one["photo"]]["name"] for one in found["hits"]]
 
 
+DROP = """
+async (bytes) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], "dropped.png", { type: "image/png" }));
+  for (const type of ["dragover", "drop"]) {
+    window.dispatchEvent(new DragEvent(type, { dataTransfer: data, cancelable: true }));
+  }
+}
+"""
+
+
+@pytest.mark.browser
+def test_a_photograph_is_dropped_and_the_ranking_follows_the_mouse(
+    visit: Visit, folder: Path
+) -> None:
+    tab = visit()
+    tab.locator(".bs-photo").first.wait_for()
+    tab.evaluate(DROP, list((folder / "mine.png").read_bytes()))
+    tab.locator(".wr-hit").first.wait_for()
+    at_rest(tab)
+    assert tab.locator(".ms-figure figcaption span").inner_text() == "dropped.png"
+    whole, link = ranking(tab), tab.url
+    box = tab.locator(".ms-surface").bounding_box()
+    assert box is not None
+    tab.mouse.move(box["x"] + 5, box["y"] + 5)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 80, box["y"] + 120, steps=5)
+    at_rest(tab)
+    moving = ranking(tab)
+    assert moving != whole == ranking(tab, "by_whole")
+    assert tab.url == link  # what is not done yet is no step to go back to
+    tab.mouse.up()
+    at_rest(tab)
+    assert "box=" in tab.url
+    assert ranking(tab) == moving
+
+
 @pytest.mark.browser
 def test_keys_do_all_that_the_mouse_does(visit: Visit) -> None:
     tab = visit()
@@ -280,11 +317,11 @@ def test_keys_do_all_that_the_mouse_does(visit: Visit) -> None:
     tab.locator(".ms-surface").focus()
     tab.keyboard.press("ArrowLeft")
     at_rest(tab)
-    assert "point=150,100" in tab.url  # the middle of 3×5 cells on 300×200 pixels
+    assert "point=75,50" in tab.url  # the middle of 3×5 cells on 150×100 pixels
     tab.keyboard.press("ArrowLeft")
     tab.keyboard.press("Shift+ArrowUp")
     at_rest(tab)
-    assert "box=60,0,120,133.3" in tab.url
+    assert "box=30,0,60,66.7" in tab.url
     hit(tab, 1).locator(".wr-open").focus()
     tab.keyboard.press("ArrowDown")
     tab.keyboard.press("c")

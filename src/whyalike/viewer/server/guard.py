@@ -82,9 +82,7 @@ class Access:
 
 def access_to(host: str, port: int, token: str | None, names: frozenset[str]) -> Access:
     """The rules of a server that is bound to a host; `names` are others that it goes by."""
-    if is_loopback(host):
-        return Access(LOOPBACK | names, False, token, port)
-    return Access(LOOPBACK | {host.lower()} | names, True, token, port)
+    return Access(LOOPBACK | {host.lower()} | names, not is_loopback(host), token, port)
 
 
 def is_loopback(host: str) -> bool:
