@@ -94,13 +94,14 @@ def frames(
     street = _wide(pair.query.picture, pair.query.frame.size_wh, WIDTH)
     above = _wide(pair.reference.picture, pair.reference.frame.size_wh, WIDTH * 5 // 8)
     scale = above.width / pair.reference.frame.size_wh[0]
-    limit = float(np.abs(maps).max()) or 1.0
+    faint = 0.3 * float(np.abs(maps).max()) or 1.0  # a point of nothing stays pale
     camera = camera_xy[0] * scale, camera_xy[1] * scale
     words = in_words(found, compass).split("; ")
     made = []
     for azimuth, values in zip(azimuths.tolist(), maps, strict=True):
         sheet = Image.new("RGB", (WIDTH, street.height + 6 + above.height), WHITE)
         sheet.paste(_pointed(street, azimuth, y / pair.query.frame.size_wh[1]), (0, 0))
+        limit = max(faint, float(np.abs(values).max()))
         drawn = overlay(above, torch.from_numpy(values), pair.reference.frame, limit=limit)
         _heading(drawn, camera, found, azimuth)
         sheet.paste(drawn, (0, street.height + 6))

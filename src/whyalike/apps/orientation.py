@@ -91,9 +91,11 @@ class Estimate:
         angles = np.arange(BINS) * 360 / BINS
         front = np.abs(wrapped(angles - self.heading)) <= WINDOW
         back = np.abs(wrapped(angles - self.heading - 180)) <= WINDOW
-        share = float(self.density[front].sum() / self.density[front | back].sum())
-        opposite = float(angles[np.where(back, self.density, -1).argmax()])
-        return Mode(self.heading, share), Mode(opposite, 1 - share)
+        here, there = (float(self.density[part].sum()) for part in (front, back))
+        opposite = around(self.heading + 180)
+        if there:
+            opposite = float(angles[np.where(back, self.density, -1).argmax()])
+        return Mode(self.heading, here / (here + there)), Mode(opposite, there / (here + there))
 
 
 def around(degrees: float) -> float:

@@ -17,7 +17,7 @@ from whyalike.apps.orientation import ESTIMATORS, Estimate, estimate, wrapped
 from whyalike.data import Dataset
 from whyalike.errors import DataError, ImageError
 from whyalike.geometry import XY
-from whyalike.images import read_image
+from whyalike.images import printable, read_image
 from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair
 
@@ -152,7 +152,7 @@ def evaluate_orientation(
             try:
                 some.append((*_turned(read_image(street), read_image(above), turn, lot, camera),))
             except ImageError as error:
-                left_out.append((str(street), str(error)))
+                left_out.append((printable(str(street)), str(error)))
         if some:
             q = ground.explain([one[0] for one in some])
             r = aerial.explain([one[1] for one in some])

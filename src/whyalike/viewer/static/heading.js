@@ -130,7 +130,7 @@ export function startHeading(root, data) {
 
   const [h, w] = data.above.grid_hw;
   const maps = decodeFloats(data.maps);
-  const full = largest(maps) || 1;
+  const faint = 0.3 * largest(maps) || 1; // a point of nothing stays pale
   const colours = makeColours("both", 0.9);
   const paint = makePainter(canvas, h, w);
   const values = new Float32Array(h * w);
@@ -150,7 +150,7 @@ export function startHeading(root, data) {
     for (let i = 0; i < values.length; i++) {
       values[i] = maps[low * values.length + i] * (1 - f) + maps[next * values.length + i] * f;
     }
-    paint(values, full, colours);
+    paint(values, Math.max(faint, largest(values)), colours);
     for (const post of posts) {
       post.setAttribute("x1", String(x));
       post.setAttribute("x2", String(x));
