@@ -5,8 +5,6 @@ Nothing in it depends on when it was run or how long that took.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 import os
@@ -19,6 +17,7 @@ from typing import Any, BinaryIO
 
 from whyalike.files import check_outputs, write_whole
 from whyalike.images import printable
+from whyalike.page import page
 
 ENDINGS = (".json", ".md", ".html")
 PACKAGES = ("whyalike", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-image", "pillow")
@@ -124,12 +123,6 @@ class Report:
 
     def html(self) -> str:
         """One file that asks nothing of any other, and runs nothing."""
-        css = "\n" + _CSS
-        digest = base64.b64encode(hashlib.sha256(css.encode()).digest()).decode("ascii")
-        policy = (
-            f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; "
-            f"form-action 'none'"
-        )
         body = [f"<h1>{_safe(self.title)}</h1>", f'<p class="lead">{_safe(self.lead)}</p>']
         body += [_table(table) for table in self.tables]
         body += [_figure(figure) for figure in self.figures]
@@ -138,7 +131,7 @@ class Report:
             for name, value in [*self.settings.items(), *self._made()]
         )
         body.append(f"<section><h2>Made with</h2><dl>{rows}</dl></section>")
-        return _PAGE.format(policy=policy, title=_safe(self.title), css=css, body="\n".join(body))
+        return page(self.title, _CSS, "\n".join(["<main>", *body, "</main>"]))
 
     def save(self, *paths: str | os.PathLike[str]) -> None:
         """Write .json, .md or .html, by their endings; whole or not at all.
@@ -218,25 +211,6 @@ def _figure(figure: Figure) -> str:
         f"<figcaption>{_safe(figure.caption)}</figcaption></figure>"
     )
 
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="whyalike">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
 
 _CSS = """\
 :root {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import html
 import io
 import json
 import math
@@ -14,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
+
+from whyalike.page import page as framed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,25 +25,6 @@ FORMAT = 1
 PICTURE_SIZE = 1280  # longest side of an embedded photograph, in pixels
 JPEG_QUALITY = 88
 HALF_PEAK = 32768.0  # float16 ends at 65504; below 6e-5, nine decades lower, it loses precision
-
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="whyalike">
-<title>{title}</title>
-<style>{css}</style>
-</head>
-<body class="wa-page">
-<main></main>
-<script type="application/json">{data}</script>
-<script type="module">{module}</script>
-</body>
-</html>
-"""
 
 _START = """
 mount(
@@ -106,33 +87,9 @@ def document(
     data: dict[str, Any],
     allow: Sequence[str] = ("img-src data:",),
 ) -> str:
-    """One html file that asks nothing of any other: style, module and data.
-
-    Its Content-Security-Policy allows exactly the style and the script that are written here, by
-    their hashes, so nothing that a file name says can run.
-
-    Args:
-        allow: what else is allowed; pages that a server gives may ask it for pictures.
-    """
-    css, module = "\n" + css, "\n" + module
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            *allow,
-            f"script-src {_hash(module)}",
-            f"style-src {_hash(css)}",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    return _PAGE.format(
-        policy=html.escape(policy, quote=False),
-        # A name that is not text on disk comes with lone surrogates, which no file can hold.
-        title=html.escape(title.encode("utf-8", "replace").decode("utf-8")),
-        css=css,
-        data=_inert(data),
-        module=module,
-    )
+    """One html file of the viewer's: style, module and data."""
+    body = f'<main></main>\n<script type="application/json">{_inert(data)}</script>'
+    return framed(title, css, body, module=module, kind="wa-page", allow=allow)
 
 
 def _photograph(pair: Pair, side: Literal["query", "reference"], picture: bool) -> dict[str, Any]:
@@ -258,8 +215,3 @@ def _inert(data: dict[str, Any]) -> str:
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _hash(block: str) -> str:
-    digest = hashlib.sha256(block.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
