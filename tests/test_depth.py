@@ -166,8 +166,8 @@ OPTIONS = {
 }
 
 
-# Those that windows make slow; smaller ones of their kind are in tests/test_networks.py.
-SLOW = ("swin_tiny_patch4_window7_224", "maxvit_pico_rw_256")
+# Of these, smaller ones of their kind are in tests/test_networks.py.
+SLOW = ("swin_tiny_patch4_window7_224", "maxvit_pico_rw_256", "convnext_tiny", "tf_efficientnet_b0")
 
 
 @pytest.fixture(
