@@ -78,6 +78,7 @@ def serve(
         webbrowser.open(made.address)
     made.run()
     say("stopped")
+    made.leave()
 
 
 def _serving(

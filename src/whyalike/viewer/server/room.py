@@ -39,6 +39,8 @@ FOLLOWED_BYTES = 256 * 2**20
 PICTURE_BYTES = 64 * 2**20
 ENTRIES = 20_000
 LONGEST_NAME = 120
+LOADER = "whyalike-model"
+"""The name of the thread that loads the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class Room:
 
     def begin(self) -> None:
         """Load the model in a thread, which nothing waits for at the end."""
-        Thread(target=self._begin, name="whyalike-model", daemon=True).start()
+        Thread(target=self._begin, name=LOADER, daemon=True).start()
 
     def _begin(self) -> None:
         try:

@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import uvicorn
 from whyalike.errors import WhyalikeError
 from whyalike.viewer.server.app import Bounds, make_app
 from whyalike.viewer.server.guard import Guard, access_to, is_loopback
-from whyalike.viewer.server.room import Room
+from whyalike.viewer.server.room import LOADER, Room
 
 if TYPE_CHECKING:
     from whyalike.gallery import Gallery
@@ -57,6 +58,16 @@ class Serving:
             for one, handler in before.items():
                 signal.signal(one, handler)
             self.bound.close()
+
+    def leave(self) -> None:
+        """End the process where the network is still being loaded; else do nothing.
+
+        Python would cut its thread off in the middle of native code, which aborts the process.
+        """
+        if any(one.name == LOADER for one in threading.enumerate()):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
 
 
 def serve(
