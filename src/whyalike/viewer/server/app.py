@@ -158,7 +158,7 @@ def make_app(room: Room, bounds: Bounds) -> Starlette:
 
     async def network() -> None:
         """Wait, in no thread, until the network is loaded, or cannot be."""
-        loaded = asyncio.wrap_future(room.model)
+        loaded = asyncio.wrap_future(room.want_model())
         await asyncio.wait([loaded])
         loaded.exception()  # the room says it
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from threading import Lock, Thread
+from threading import Event, Lock, Thread, Timer
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +39,8 @@ FOLLOWED_BYTES = 256 * 2**20
 PICTURE_BYTES = 64 * 2**20
 ENTRIES = 20_000
 LONGEST_NAME = 120
+FIRST_PAGE = 1.5
+"""Seconds in which the pictures of the first page have come."""
 LOADER = "whyalike-model"
 """The name of the thread that loads the model."""
 
@@ -75,6 +77,7 @@ class Room:
         self._max_pixels = max_pixels
         self.gallery = reopen()
         self.model: Future[EmbeddingModel] = Future()
+        self._wanted = Event()
         self._looked: Kept[tuple[Source, int], Looked] = Kept(QUERIES)
         self._entries: Kept[str, Entry] = Kept(ENTRIES)
         self._followed: Kept[tuple[Source, int, str | None], Following] = Kept(
@@ -86,10 +89,19 @@ class Room:
     # -- the gallery and its model ---------------------------------------------------------------
 
     def begin(self) -> None:
-        """Load the model in a thread, which nothing waits for at the end."""
+        """Load the model in a thread, once the first page is shown or the model is asked for.
+
+        Until then it would take the cores from the page. Nothing waits for the thread at the end.
+        """
         Thread(target=self._begin, name=LOADER, daemon=True).start()
 
+    def want_model(self) -> Future[EmbeddingModel]:
+        """The model, which is loaded now if it has not been."""
+        self._wanted.set()
+        return self.model
+
     def _begin(self) -> None:
+        self._wanted.wait()
         try:
             model = self._load()
             self.gallery.use(model)
@@ -137,6 +149,10 @@ class Room:
 
     def page(self, offset: int, limit: int, where: str | None) -> dict[str, Any]:
         """Some photographs in the gallery's order."""
+        if not self._wanted.is_set():
+            after = Timer(FIRST_PAGE, self._wanted.set)
+            after.daemon = True
+            after.start()
         gallery = self.gallery
         found = gallery.browse(offset, limit, where)
         total = len(gallery) if where is None else gallery.count(where)
@@ -279,7 +295,7 @@ class Room:
 
     def _ready_model(self) -> EmbeddingModel:
         try:
-            return self.model.result()
+            return self.want_model().result()
         except BaseException as error:
             problem = printable(self.model_state[1] or "")
             raise RefusedError(409, f"the network could not be loaded: {problem}") from error
