@@ -1,5 +1,7 @@
 """What `from_module` finds in networks as people write them."""
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -240,3 +242,32 @@ def test_of_a_layer_that_gives_several_the_first_is_meant(uses_both, n):
     torch.testing.assert_close(v.sum(1) + b, E)
     torch.testing.assert_close(E, net(x))
     assert not taylor
+
+
+def test_networks_that_other_threads_run_are_left_alone_while_a_head_is_looked_for():
+    elsewhere = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()).eval()
+    x = torch.ones(1, 3, *IMAGE_HW)
+    expected = elsewhere(x)
+    met: list[object] = []
+
+    def run() -> None:
+        try:
+            met.append(elsewhere(x))
+            met.append(net.fc(torch.ones(1, C)))  # of the network that is being traced
+        except Exception as error:  # noqa: BLE001 (it would be lost with its thread)
+            met.append(error)
+
+    def head(m: Net, A: torch.Tensor) -> torch.Tensor:
+        if isinstance(A, fx.Proxy):
+            thread = threading.Thread(target=run)
+            thread.start()
+            thread.join()
+        return m.fc(A.mean((2, 3)))
+
+    net = Net(head, fc=nn.Linear(C, D)).eval()
+    model = wa.EmbeddingModel.from_module(net, "trunk", SIZE)
+    assert "mean → Linear" in str(model)
+    assert met and len(met) % 2 == 0, met
+    for conv, linear in zip(met[::2], met[1::2], strict=True):
+        assert torch.equal(conv, expected)
+        assert torch.equal(linear, net.fc(torch.ones(1, C)))

@@ -8,7 +8,8 @@ by what it *computes* on random maps, not by the names of its modules.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,14 +38,39 @@ class Split:
 
 
 class _Tracer(fx.Tracer):
-    """Traces through everything but torch's own layers, and the modules given to it as whole."""
+    """Traces through everything but torch's own layers, and the modules given to it as whole.
+
+    While it traces, every module of the process is called by way of the tracer: fx replaces the
+    methods of `nn.Module` itself. Networks that other threads run meanwhile are left alone.
+    """
 
     def __init__(self, whole: set[nn.Module]) -> None:
         super().__init__()
         self.whole = whole
+        self.thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self.whole or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+# Two at once would put back each other's replacements of `nn.Module`'s methods.
+_one_at_a_time = threading.RLock()
 
 
 def trace_head(
@@ -80,7 +106,7 @@ def trace_head(
 
 def _trace(net: nn.Module, whole: set[nn.Module]) -> fx.Graph | None:
     try:
-        with kept_as_is(net):
+        with _one_at_a_time, kept_as_is(net):
             graph = _Tracer(whole).trace(net)
     except Exception:  # whatever a stranger's forward raises on a proxy: it is just not traceable
         return None
