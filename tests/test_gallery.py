@@ -204,11 +204,6 @@ def test_the_index_finds_most_and_says_how_many(query, tmp_path):
         assert hit.rank_without_region is None
     assert len({hit.rank for hit in hits} & set(range(1, 11))) == 10
     assert gallery.explain(hits[0]).similarity == pytest.approx(hits[0].whole, abs=1e-5)
-    without = gallery.search(x, region=BOX, k=10, ranks=False)
-    ranked = gallery.search(x, region=BOX, k=10)
-    assert [hit.id for hit in without] == [hit.id for hit in ranked]
-    assert [hit.whole for hit in without] == pytest.approx([h.whole for h in ranked], abs=1e-6)
-    assert {hit.rank_without_region for hit in without} == {None}
     photographs(tmp_path / "photos", 1, start=300)
     gallery.add(tmp_path / "photos")
     new = gallery.search(tmp_path / "photos" / "a" / "0300.png", k=1, exact=False)[0]
@@ -493,21 +488,30 @@ def test_progress_is_told_and_says_first_what_a_row_takes(model, photos, tmp_pat
     assert told[1].seconds_left == pytest.approx(2 * told[1].seconds, rel=0.01)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(1, 3), (23, 512), (67, 1280), (41, 10_000)])
-def test_two_vectors_are_multiplied_with_every_row(shape, threads):
+def test_the_best_rows_are_those_of_every_product(shape, monkeypatch):
+    monkeypatch.setattr(vectors, "CHUNK_BYTES", 20 * 4 * shape[1])  # several chunks
     random = torch.Generator().manual_seed(0)
-    matrix, by = torch.randn(shape, generator=random), torch.randn(2, shape[1], generator=random)
+    matrix, u = torch.randn(shape, generator=random), torch.randn(shape[1], generator=random)
     live = np.arange(shape[0]) % 5 != 3
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        best = vectors.Vectors((vectors.Part(0, matrix, live),)).best(by[0], 7, by[1])
-    finally:
-        torch.set_num_threads(before)
-    scores, others = (matrix.double() @ by.double().T).numpy().T
+    best = vectors.Vectors((vectors.Part(0, matrix, live),)).best(u, 7)
+    scores = (matrix.double() @ u.double()).numpy()
     order = [row for row in np.argsort(-scores) if live[row]][:7]
     assert best.positions.tolist() == order
     np.testing.assert_allclose(best.scores, scores[order], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(best.others, others[order], rtol=0, atol=1e-3)
-    assert best.ranks.tolist() == [1 + sum(others[live] > others[row]) for row in order]
+
+
+def test_ranks_without_the_region_multiply_every_row_once_and_when_asked(
+    gallery, query, monkeypatch
+):
+    asked = []
+    products = vectors.Vectors.products
+    monkeypatch.setattr(
+        vectors.Vectors, "products", lambda *args: asked.append(args) or products(*args)
+    )
+    hits = gallery.search(query, region=BOX, k=7)
+    assert asked == []
+    ranks = [hit.rank_without_region for hit in hits]
+    assert len(asked) == 1
+    every = sorted((hit.whole for hit in gallery.search(query, region=BOX, k=12)), reverse=True)
+    assert ranks == [1 + sum(one > hit.whole for one in every) for hit in hits]

@@ -206,7 +206,11 @@ def search(
                 [mask_of(read_image(one)) for one in masks] or None,
                 without=without or None, weights=weights or None,
             )  # fmt: skip
-        hits = opened.search(asked, k=k, where=where, exact=not approximate)
+        if approximate:
+            ask = partial(opened.search, k=k, where=where, exact=False)
+        else:  # what is searched by the whole photograph serves the ranks without the region, too
+            ask = partial(opened.follow(asked.contributions, where).search, k=k)
+        hits = ask(asked)
     if explained:
         with working("explaining"):
             for rank, file in explained:
@@ -217,11 +221,8 @@ def search(
         with working("writing"):
             from whyalike.save import save_results
 
-            exact = not approximate
-            rest = () if asked.is_whole else opened.search(
-                asked.contributions, k=k, where=where, exact=exact
-            )  # fmt: skip
-            save_results(opened, hits, *pages, whole=rest, where=where, exact=exact)
+            rest = () if asked.is_whole else ask(opened.ask(asked.contributions))
+            save_results(opened, hits, *pages, whole=rest, where=where, exact=not approximate)
     written = [*files, *map(str, pages)]
     _report_hits(opened, hits, written, approximate, as_json)
 

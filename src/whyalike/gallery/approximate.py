@@ -9,13 +9,13 @@ from datetime import timedelta
 import lance
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from whyalike.errors import GalleryError
 from whyalike.gallery import store as stores
 from whyalike.gallery.store import Store
-from whyalike.gallery.vectors import Vectors
+from whyalike.gallery.vectors import Best, Vectors
 
 KEY = "whyalike.approximate"
 """Under this key of the table's configuration lies what was measured."""
@@ -107,8 +107,8 @@ def make(
 def search(
     store: Store, vectors: Vectors, u: Float[Tensor, " d"], k: int, where: str | None,
     settings: Approximate,
-) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:  # fmt: skip
-    """Positions and exact scores of the best rows that the index finds."""
+) -> Best:  # fmt: skip
+    """The best rows that the index finds, with exact scores."""
     asked = (
         _table(store)
         .search(u.numpy(), vector_column_name="embedding")
@@ -121,10 +121,10 @@ def search(
     found = asked.with_row_id(True).limit(k).select(["id", "_distance"]).to_arrow()
     positions = vectors.positions(found["_rowid"].to_numpy().astype(np.int64))
     if not len(positions):
-        return positions, np.zeros(0, np.float32)
+        return Best(positions, np.zeros(0, np.float32))
     scores = torch.mv(vectors.rows(positions), u).numpy()
     order = np.lexsort((positions, -scores))
-    return positions[order], scores[order]
+    return Best(positions[order], scores[order])
 
 
 def _recall(
@@ -133,8 +133,8 @@ def _recall(
     shares = []
     for u in queries:
         true = set(vectors.best(u, MEASURED_K).positions.tolist())
-        positions, _ = search(store, vectors, u, MEASURED_K, None, settings)
-        shares.append(len(true & set(positions.tolist())) / len(true))
+        found = search(store, vectors, u, MEASURED_K, None, settings)
+        shares.append(len(true & set(found.positions.tolist())) / len(true))
     return float(np.mean(shares))
 
 

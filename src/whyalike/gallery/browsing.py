@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -75,8 +75,8 @@ def entries(
 class Following:
     """Searches by one part after another of one query: what all of them need is computed once.
 
-    A search multiplies every row once. Those of a region with ranks without it, as
-    `Gallery.search` does them, multiply every row by the whole query as well, each time.
+    A search multiplies every row once. Ranks without the region multiply every row by the whole
+    query as well, once for all searches, when the first of them is asked for.
 
     Args:
         x: of the query.
@@ -114,12 +114,13 @@ class Following:
     def by_whole(self, k: int) -> list[Hit]:
         """The photographs that are most alike to the whole query."""
         if k not in self._by_whole:
-            asked = ask(self.x)
-            self._by_whole[k] = self._hits(self.vectors.top(self._whole, k), asked)
+            best = self.vectors.top(self._whole, k)
+            ranks = {one: i + 1 for i, one in enumerate(best.positions.tolist())}
+            self._by_whole[k] = self._hits(best, ask(self.x), ranks.__getitem__)
         return list(self._by_whole[k])
 
     def search(self, asked: Query, k: int) -> list[Hit]:
-        """The photographs that score highest with a part of the query, and their ranks without it.
+        """The photographs that score highest with a part of the query.
 
         Args:
             asked: of this query.
@@ -127,12 +128,14 @@ class Following:
         """
         if asked.is_whole:
             return self.by_whole(k)
-        best = self.vectors.best(asked.vector, k, None, self.among)
-        whole = self._whole[best.positions]
-        ranks = 1 + len(self._whole) - np.searchsorted(self._in_order, whole, side="right")
-        return self._hits(Best(best.positions, best.scores, whole, ranks), asked)
+        return self._hits(self.vectors.best(asked.vector, k, self.among), asked, self._rank)
 
-    def _hits(self, best: Best, asked: Query) -> list[Hit]:
+    def _rank(self, position: int) -> int:
+        """The rank by the whole query of a row."""
+        least = np.searchsorted(self._in_order, self._whole[position], side="right")
+        return 1 + len(self._whole) - int(least)
+
+    def _hits(self, best: Best, asked: Query, rank: Callable[[int], int]) -> list[Hit]:
         """As a region moves, most hits are those of the step before: their rows are kept."""
         at = best.positions.tolist()
         found = {one: row for one in at if (row := self._rows.get(one)) is not None}
@@ -144,4 +147,4 @@ class Following:
             self._rows.clear()
         self._rows.update(found)  # others may search at the same time: what is found here is ours
         rows = [found[one] for one in at]
-        return hits_of(self.table, self.vectors, best, asked, self.metadata, rows)
+        return hits_of(self.table, self.vectors, best, asked, self.metadata, rows, rank)

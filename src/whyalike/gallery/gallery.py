@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from itertools import groupby, islice
@@ -47,7 +46,7 @@ from whyalike.gallery.query import Boxes, Masks, Points, Query, ask
 from whyalike.gallery.reading import batches
 from whyalike.gallery.rows import NO_MAPS, Packing
 from whyalike.gallery.store import Options, Store
-from whyalike.gallery.vectors import Best, Vectors, map_vectors, temporary_folder
+from whyalike.gallery.vectors import Vectors, map_vectors, temporary_folder
 from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair, pairs_with
@@ -312,7 +311,6 @@ class Gallery:
         k: int = 20,
         where: str | None = None,
         exact: bool = True,
-        ranks: bool = True,
     ) -> Ranking[Hit]:
         """The photographs that score highest with a region of the query, or with all of it.
 
@@ -332,8 +330,6 @@ class Gallery:
             where: a condition in SQL on the columns, such as "label = 'x' AND year > 2020".
             exact: True for all rows; False for LanceDB's index, which misses some
                 (`approximate` says how many), and does not tell ranks without the region.
-            ranks: whether the ranks without the region are told; they take a second product,
-                with one thread in the same pass over the rows.
 
         Raises:
             RegionError: a region that does not lie on the query.
@@ -342,17 +338,11 @@ class Gallery:
         if k < 1:
             raise GalleryError(f"k is 1 or more; came {k}")
         asked = self.ask(query, region, points, mask, without, weights)
-        among = None if where is None else self._among(where)
-        vectors = self._mapped()
-        if exact:
-            other = asked.whole if ranks and not asked.is_whole else None
-            best = vectors.best(asked.vector, k, other, among)
-            if not (ranks or asked.is_whole):
-                best = replace(best, others=_products(vectors, best, asked.whole), ranks=None)
-        else:
-            best = self._approximately(asked, vectors, k, where)
         with stores.reading(self._store.root):
-            hits = hits_of(self._table, vectors, best, asked, self._metadata_names())
+            if exact:
+                hits = self.follow(asked.contributions, where).search(asked, k)
+            else:
+                hits = self._approximately(asked, k, where)
         return Ranking(hits, gallery=self, where=where, exact=exact)
 
     def follow(self, query: Source | Contributions, where: str | None = None) -> Following:
@@ -539,19 +529,18 @@ class Gallery:
                 self._vectors = map_vectors(self._table, folder)
         return self._vectors
 
-    def _approximately(self, asked: Query, vectors: Vectors, k: int, where: str | None) -> Best:
+    def _approximately(self, asked: Query, k: int, where: str | None) -> list[Hit]:
         settings = self.approximate
         if settings is None:
             raise GalleryError(
                 "the gallery has no index to search approximately; make one with "
                 "gallery.make_approximate() or `whyalike index -o GALLERY --approximate`"
             )
+        vectors, names = self._mapped(), self._metadata_names()
         with self._condition(where):
-            positions, scores = approximating.search(
-                self._store, vectors, asked.vector, k, where, settings
-            )
-        best = Best(positions, scores, None, None)
-        return replace(best, others=_products(vectors, best, asked.whole))
+            best = approximating.search(self._store, vectors, asked.vector, k, where, settings)
+        rows = take(self._table, vectors, best.positions, [*COLUMNS, *names])
+        return hits_of(self._table, vectors, best, asked, names, rows)
 
     def _where(self, where: str, columns: list[str], **options: Any) -> pa.Table:
         with self._condition(where):
@@ -596,13 +585,6 @@ def _sample(model: EmbeddingModel, listing: Listing, maps: str) -> list[Any]:
     if not seen:
         raise GalleryError('maps "pq" learns codes from the images, and none of them can be read')
     return seen
-
-
-def _products(vectors: Vectors, best: Best, u: Tensor) -> np.ndarray:
-    """What the best rows have with another vector."""
-    if not len(best.positions):
-        return best.scores
-    return (vectors.rows(best.positions) @ u).numpy()
 
 
 def _middle(x: Contributions) -> XYXY:

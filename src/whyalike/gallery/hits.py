@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import lance
@@ -35,8 +36,7 @@ class Hit:
         file: the same, to open.
         label: its class, where one is known.
         metadata: its other columns.
-        whole: the similarity of the whole query and this photograph, and
-        rank_without_region: its rank by that; None after a search that did not look at all rows.
+        whole: the similarity of the whole query and this photograph.
         query_bias: what of `whole` no cell of the query carries; regions that tile the query have
             scores that add up to `whole` - `query_bias`.
         id: of the row.
@@ -50,13 +50,21 @@ class Hit:
     label: str | None
     metadata: dict[str, Any]
     whole: float
-    rank_without_region: int | None
     query_bias: float
     id: str
     query: Query = field(repr=False)
     row: dict[str, Any] = field(repr=False, default_factory=dict)
     address: int = field(repr=False, default=-1)
     version: int = field(repr=False, default=-1)
+    ranked: Callable[[], int] | None = field(repr=False, default=None)
+
+    @property
+    def rank_without_region(self) -> int | None:
+        """Its rank by `whole`; None after a search that did not look at all rows.
+
+        The first that is asked for, of all hits of a search, multiplies every row once more.
+        """
+        return None if self.ranked is None else self.ranked()
 
     def picture(self) -> Image.Image | None:
         """The photograph, at most 1600 pixels long; None, and a warning, where it has changed."""
@@ -69,15 +77,22 @@ def hits_of(
     best: Best,
     asked: Query,
     metadata: Sequence[str],
-    rows: Sequence[dict[str, Any]] | None = None,
+    rows: Sequence[dict[str, Any]],
+    rank: Callable[[int], int] | None = None,
 ) -> list[Hit]:
-    """The best rows of a search, with their columns, where those are not at hand."""
+    """The best rows of a search, of which `rows` are the columns, as hits.
+
+    Args:
+        table, vectors: of one version of the gallery.
+        best, asked, metadata: of the search.
+        rows: what `take` read of each.
+        rank: gives the rank by the whole query of a row, by its position.
+    """
     if not len(best.positions):
         return []
-    if rows is None:
-        rows = take(table, vectors, best.positions, [*COLUMNS, *metadata])
-    biases = vectors.rows(best.positions) @ asked.bias
-    whole = best.scores if best.others is None else best.others
+    found = vectors.rows(best.positions)
+    biases = found @ asked.bias
+    whole = best.scores if asked.is_whole else (found @ asked.whole).numpy()
     addresses = vectors.addresses(best.positions)
     return [
         Hit(
@@ -88,13 +103,13 @@ def hits_of(
             label=row["label"],
             metadata={name: row[name] for name in metadata},
             whole=float(whole[i]),
-            rank_without_region=None if best.ranks is None else int(best.ranks[i]),
             query_bias=float(biases[i]),
             id=row["id"],
             query=asked,
             row=row,
             address=int(addresses[i]),
             version=table.version,
+            ranked=None if rank is None else partial(rank, int(best.positions[i])),
         )
         for i, row in enumerate(rows)
     ]

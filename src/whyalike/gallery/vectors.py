@@ -24,12 +24,6 @@ from whyalike.errors import GalleryError, in_one_line
 CHUNK_BYTES = 64 * 2**20
 """Rows that are looked through at a time: what is done between them finds its own data cold."""
 
-CACHED_BYTES = 2 * 2**20
-"""Rows that are multiplied at a time, so few that a second product finds them in the cache."""
-
-SHARED = 9000
-"""Numbers of a matrix from which OpenBLAS shares its product among threads: 9216, about."""
-
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -52,15 +46,11 @@ class Best:
 
     Args:
         positions: of the rows in the matrix, those that were deleted counted as well.
-        scores: their products with the first vector.
-        others: their products with the second one; None where there was none.
-        ranks: their ranks by that among all rows, from 1; None where they are not known.
+        scores: their products with the vector.
     """
 
     positions: Int[np.ndarray, " k"]
     scores: Float[np.ndarray, " k"]
-    others: Float[np.ndarray, " k"] | None
-    ranks: Int[np.ndarray, " k"] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,25 +96,19 @@ class Vectors:
         return torch.stack(found) if found else torch.zeros(0, 0)
 
     def best(
-        self,
-        u: Float[Tensor, " d"],
-        k: int,
-        other: Float[Tensor, " d"] | None = None,
-        among: Bool[np.ndarray, " n"] | None = None,
+        self, u: Float[Tensor, " d"], k: int, among: Bool[np.ndarray, " n"] | None = None
     ) -> Best:
         """The k rows whose products with u are largest; of equal ones, the first.
 
-        Every row is multiplied: what comes out is exact. Memory is that of one number a row (for
-        the ranks by the other vector), and of what the system keeps of the mapped files.
+        Every row is multiplied: what comes out is exact. Memory is that of the products of some
+        rows, and of what the system keeps of the mapped files.
 
         Args:
             u: what to search by.
             k: how many.
-            other: a second vector, by which the best rows are ranked too.
             among: which rows may be found; None for all.
         """
         top = _Top(k)
-        others: list[np.ndarray] = []
         for part, start in zip(self.parts, self.starts, strict=False):
             allowed = part.live
             if among is not None:
@@ -133,17 +117,11 @@ class Vectors:
             rows = max(1, CHUNK_BYTES // (4 * part.matrix.shape[1]))
             for first, chunk in enumerate(part.matrix.split(rows)):
                 first *= rows
-                ok = None if allowed is None else allowed[first : first + rows]
-                both = _products(chunk, [u] if other is None else [u, other], ok)
-                top.add(both[0], start + first)
-                others += both[1:]
-        positions, scores = top.found()
-        if other is None:
-            return Best(positions, scores, None, np.arange(1, len(positions) + 1))
-        every = np.concatenate(others) if others else np.zeros(0, np.float32)
-        mine = every[positions]
-        ranks = [1 + np.count_nonzero(every > one) for one in mine]  # faster than a sort
-        return Best(positions, scores, mine, np.array(ranks, np.int64))
+                scores = torch.mv(chunk, u).numpy()
+                if allowed is not None:
+                    scores[~allowed[first : first + rows]] = -np.inf
+                top.add(scores, start + first)
+        return top.found()
 
     def products(
         self, u: Float[Tensor, " d"], among: Bool[np.ndarray, " n"] | None = None
@@ -162,8 +140,7 @@ class Vectors:
         """The k rows whose products are largest, as `best` finds them."""
         top = _Top(k)
         top.add(products, 0)
-        positions, scores = top.found()
-        return Best(positions, scores, None, np.arange(1, len(positions) + 1))
+        return top.found()
 
 
 class _Top:
@@ -186,51 +163,8 @@ class _Top:
         order = np.lexsort((positions, -both))[: self.k]
         self.positions, self.scores = positions[order], both[order]
 
-    def found(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.positions, self.scores
-
-
-def _products(
-    chunk: Float[Tensor, "n d"], by: list[Float[Tensor, " d"]], ok: Bool[np.ndarray, " n"] | None
-) -> list[Float[np.ndarray, " n"]]:
-    """The products of some rows with one vector or two; −∞ for rows that may not be found."""
-    if len(by) == 2 and torch.get_num_threads() == 1:  # torch shares its products, numpy does not
-        return _masked(_both(chunk.numpy(), torch.stack(by).numpy()), ok)
-    found = [torch.empty(len(chunk)) for _ in by]
-    rows = len(chunk) if len(by) == 1 else max(1, CACHED_BYTES // (4 * chunk.shape[1]))
-    for start in range(0, len(chunk), rows):
-        some = chunk[start : start + rows]
-        for vector, out in zip(by, found, strict=True):
-            torch.mv(some, vector, out=out[start : start + rows])
-    return _masked([one.numpy() for one in found], ok)
-
-
-def _both(
-    chunk: Float[np.ndarray, "n d"], by: Float[np.ndarray, "2 d"]
-) -> list[Float[np.ndarray, " n"]]:
-    """The products of some rows with two vectors, in one pass over the rows.
-
-    numpy's product of many small matrices takes each with both vectors before it goes on to the
-    next, without a step of Python between them. They are so small that OpenBLAS does not share one
-    among threads, which takes longer than the product.
-    """
-    n, d = chunk.shape
-    rows = max(4, SHARED // d // 4 * 4)
-    whole = n - n % rows
-    found = np.empty((2, n), np.float32)
-    blocks = np.matmul(chunk[:whole].reshape(-1, 1, rows, d), by[:, :, None])[..., 0]
-    found[:, :whole] = blocks.transpose(1, 0, 2).reshape(2, whole)
-    found[:, whole:] = by @ chunk[whole:].T
-    return list(found)
-
-
-def _masked(
-    arrays: list[Float[np.ndarray, " n"]], ok: Bool[np.ndarray, " n"] | None
-) -> list[Float[np.ndarray, " n"]]:
-    if ok is not None:
-        for array in arrays:
-            array[~ok] = -np.inf
-    return arrays
+    def found(self) -> Best:
+        return Best(self.positions, self.scores)
 
 
 def map_vectors(table: lance.LanceDataset, folder: Path | None) -> Vectors:

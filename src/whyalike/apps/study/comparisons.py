@@ -220,7 +220,7 @@ def pairs_of_gallery(gallery: Gallery, count: int, seed: int = 0) -> list[tuple[
     chosen = np.random.default_rng(seed).permutation(len(files))[:count]
     pairs = []
     for at in sorted(chosen):
-        hits = gallery.search(files[at], k=2, ranks=False)
+        hits = gallery.search(files[at], k=2)
         best = next(hit for hit in hits if hit.file != files[at])
         pairs.append((files[at], best.file))
     return pairs
@@ -259,12 +259,12 @@ def _ranked(
     """The best k photographs but the query, in order."""
     match method:
         case "region":
-            hits: list[Hit] = gallery.search(picture, region=box, k=k + 1, ranks=False)
+            hits: list[Hit] = gallery.search(picture, region=box, k=k + 1)
         case "whole":
-            hits = gallery.search(picture, k=k + 1, ranks=False)
+            hits = gallery.search(picture, k=k + 1)
         case _:
             cut = picture.crop(tuple(round(side) for side in box))  # type: ignore[arg-type]
-            hits = gallery.search(cut, k=k + 1, ranks=False)
+            hits = gallery.search(cut, k=k + 1)
     own = Path(file).resolve()
     shown = [hit.picture() for hit in hits if Path(hit.file).resolve() != own]
     return [one for one in shown if one is not None][:k]
