@@ -22,6 +22,7 @@ from whyalike.files import check_input, check_outputs
 
 if TYPE_CHECKING:
     from whyalike.gallery import Gallery, Hit, Manifest, Progress
+    from whyalike.gallery.query import Query
     from whyalike.model import EmbeddingModel
 
 
@@ -206,6 +207,7 @@ def search(
                 [mask_of(read_image(one)) for one in masks] or None,
                 without=without or None, weights=weights or None,
             )  # fmt: skip
+        ask: Callable[[Query], Sequence[Hit]]
         if approximate:
             ask = partial(opened.search, k=k, where=where, exact=False)
         else:  # what is searched by the whole photograph serves the ranks without the region, too
