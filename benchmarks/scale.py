@@ -110,9 +110,9 @@ def searching(rates: Rates, count: int = ROWS) -> Table:
     ]
     about = f"""\
 {count:,} vectors of {rates.d} numbers in float32, {memory}, in fragments of {COMMIT_ROWS:,} rows.
-Ranks without the region take a second product, where they are asked for, and 8 bytes a row. The index
-was measured at 100,000 rows; how its time grows depends on the partitions that LanceDB makes, and
-its recall on region vectors is weak at any size: `recall_region` tells it."""
+Ranks without the region take a second product, where they are asked for, and 8 bytes a row. The
+index was measured at 100,000 rows; how its time grows depends on the partitions that LanceDB makes,
+and its recall on region vectors is weak at any size: `recall_region` tells it."""
     return Table("A query", about, ["search", "memory", "seconds"], rows)
 
 

@@ -47,7 +47,7 @@ def _search(path: Path, rows: int) -> Table:
     gallery = synthetic(path, rows, D, maps=False)
     x = contributions(D)
     box = (10.0, 10.0, 40.0, 40.0)
-    vectors = gallery._mapped()
+    vectors = gallery._now.vectors
     u = gallery.ask(x, box).vector
 
     def bare() -> None:

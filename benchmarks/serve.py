@@ -86,7 +86,7 @@ def _measure(gallery: Gallery, connection: http.client.HTTPConnection) -> Table:
     query = ask("/api/uploads", buffer.getvalue(), "image/png")["query"]
     x = gallery.model.explain(pixels) if gallery.model else None
     assert x is not None
-    matrix = [part.matrix for part in gallery._mapped().parts]
+    matrix = [part.matrix for part in gallery._now.vectors.parts]
     times, bare, pages = [], [], []
     for move in range(WARMUPS + MOVES):
         left, top = np.random.default_rng(move).uniform(0, SIDE / 2, 2).round(1).tolist()

@@ -88,7 +88,7 @@ def photographs(folder: Path, count: int, start: int = 0) -> list[Path]:
 
 def check_same(one: wa.Gallery, other: wa.Gallery, *, batches: bool = True) -> None:
     """The same rows: to the bit, where they were embedded in the same batches."""
-    a, b = (g._table.to_table().drop_columns("maps").sort_by("id") for g in (one, other))
+    a, b = (g._now.table.to_table().drop_columns("maps").sort_by("id") for g in (one, other))
     about = ["embedding", "length"]
     assert a.drop_columns(about).equals(b.drop_columns(about))
     exact = {"rtol": 0, "atol": 0} if batches else {"rtol": 0, "atol": 1e-6}

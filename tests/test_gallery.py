@@ -122,7 +122,7 @@ def test_points_masks_weights_and_without(gallery, query):
         "whole without a mask": {"without": mask},
         "whole": {},
     }
-    table = gallery._table.to_table()
+    table = gallery._now.table.to_table()
     E = torch.tensor(table["embedding"].to_pylist())
     for name, arguments in asked.items():
         expected = (E @ u[name] / x.embedding.norm()).sort(descending=True)
@@ -309,10 +309,10 @@ def test_its_vectors_hold_no_file_open(model, tmp_path, query):
         with contextlib.suppress(OSError):  # what listed them
             held.append(os.readlink(f"/proc/self/fd/{one}"))
     assert not [name for name in held if name.endswith(".f32")]
-    matrix = gallery._mapped().parts[0].matrix
+    matrix = gallery._now.vectors.parts[0].matrix
     before = matrix.clone()
     matrix.zero_()  # in memory alone
-    assert torch.equal(wa.Gallery.open(tmp_path / "g.lance")._mapped().parts[0].matrix, before)
+    assert torch.equal(wa.Gallery.open(tmp_path / "g.lance")._now.vectors.parts[0].matrix, before)
 
 
 # -- the model -----------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def lives(folder: Path, count: int, commit: int, run: Callable[..., Any]) -> Non
     )
     assert undisturbed["images"] == count
     tables = [
-        wa.Gallery.open(folder / name)._table.to_table(columns=["id", "content", "embedding"])
+        wa.Gallery.open(folder / name)._now.table.to_table(columns=["id", "content", "embedding"])
         .sort_by("id") for name in ("photos.lance", "other.lance")
     ]  # fmt: skip
     assert tables[0].select(["id", "content"]) == tables[1].select(["id", "content"])

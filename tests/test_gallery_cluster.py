@@ -218,7 +218,7 @@ def test_a_worker_writes_the_rows_of_a_local_run(model, store, photos, tmp_path)
         f.file: f.reason for f in local.report.failed
     }
     assert not done.sees_none
-    ids = local._table.to_table()["id"].to_pylist()
+    ids = local._now.table.to_table()["id"].to_pylist()
     Commits(store, store.open(), ()).add(done.fragments, ids)
     store.write_failures(done.failed)
     check_same(wa.Gallery.open(store.root, model), local)

@@ -61,7 +61,7 @@ class Indexing:
 
 
 def table(path: Path):
-    return wa.Gallery.open(path)._table.to_table().sort_by("id")
+    return wa.Gallery.open(path)._now.table.to_table().sort_by("id")
 
 
 def check_whole(path: Path) -> set[str]:

@@ -147,7 +147,7 @@ def test_a_killed_driver_is_gone_on_with(machines, tmp_path):
         time.sleep(0.1)
     driver.kill()
     driver.communicate()
-    kept = set(wa.Gallery.open(made)._table.to_table()["id"].to_pylist())
+    kept = set(wa.Gallery.open(made)._now.table.to_table()["id"].to_pylist())
     assert 24 <= len(kept) < 160
     out, err = cli(tmp_path, *arguments).communicate(timeout=300)
     found = json.loads(out)

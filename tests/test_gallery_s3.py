@@ -242,7 +242,7 @@ def test_a_commit_is_put_only_where_none_is(model, photos, options, monkeypatch)
 def test_the_folder_of_its_vectors_goes_with_it(model, photos, options):
     gallery = wa.Gallery.build(model, photos, NAME, storage_options=options)
     gallery.search(picture(3))
-    folder = gallery._temporary
+    folder = gallery._folder
     assert list(folder.glob("*.f32"))
     del gallery
     gc.collect()

@@ -9,7 +9,7 @@ from datetime import timedelta
 import lance
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whyalike.errors import GalleryError
@@ -102,6 +102,15 @@ def make(
     with stores.writing(store.root):
         store.open().update_config({KEY: json.dumps(asdict(found))})
     return found
+
+
+def spread(vectors: Vectors) -> Int[np.ndarray, " k"]:
+    """Positions of rows to measure with, spread over those that have not been deleted."""
+    live = np.concatenate(
+        [start + (np.arange(len(p.matrix)) if p.live is None else np.flatnonzero(p.live))
+         for p, start in zip(vectors.parts, vectors.starts, strict=False)]
+    )  # fmt: skip
+    return live[np.linspace(0, len(live) - 1, QUERIES).astype(np.int64)]
 
 
 def search(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import groupby, islice
@@ -27,12 +25,11 @@ from whyalike.gallery import cluster as clusters
 from whyalike.gallery import manifest as manifests
 from whyalike.gallery import store as stores
 from whyalike.gallery.approximate import Approximate
-from whyalike.gallery.browsing import Entry, Following, entries
 from whyalike.gallery.build import Progress, Report, Settings, Work
 from whyalike.gallery.cluster import Cluster, cluster_of
-from whyalike.gallery.hits import COLUMNS, Hit, hits_of, read, take
+from whyalike.gallery.following import Following
+from whyalike.gallery.hits import Hit
 from whyalike.gallery.listing import (
-    RESERVED,
     Listed,
     Listing,
     Name,
@@ -45,8 +42,9 @@ from whyalike.gallery.manifest import Manifest, Maps
 from whyalike.gallery.query import Boxes, Masks, Points, Query, ask
 from whyalike.gallery.reading import batches
 from whyalike.gallery.rows import NO_MAPS, Packing
+from whyalike.gallery.snapshot import Entry, Snapshot
 from whyalike.gallery.store import Options, Store
-from whyalike.gallery.vectors import Vectors, map_vectors, temporary_folder
+from whyalike.gallery.vectors import temporary_folder
 from whyalike.geometry import XYXY
 from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair, pairs_with
@@ -66,12 +64,15 @@ class Gallery:
     ) -> None:
         """Use `Gallery.open`."""
         self._store = store
-        self._table = store.open()
-        self.manifest: Manifest = store.manifest(self._table)
+        if cache is not None:
+            self._folder = Path(cache)
+        elif store.is_remote:
+            self._folder = temporary_folder(self)
+        else:
+            self._folder = Path(store.at(stores.VECTORS))
+        self.refresh()
+        self.manifest: Manifest = store.manifest(self._now.table)
         self._packing: Packing = store.packing(self.manifest)
-        self._vectors: Vectors | None = None
-        self._temporary: Path | None = None
-        self._cache = None if cache is None else Path(cache)
         self.model = model
         self.report: Report | None = None
         """What the last indexing by this object did."""
@@ -172,7 +173,7 @@ class Gallery:
         self.model = model
 
     def __len__(self) -> int:
-        return int(self._table.count_rows())
+        return self._now.count()
 
     def __repr__(self) -> str:
         return f"Gallery({self._store.root!r}, {len(self)} images, {self.manifest.network})"
@@ -215,8 +216,9 @@ class Gallery:
             settings: batch_size, workers, strict, prune and commit_rows, as for `add`.
         """
         cluster = None if ray is None else cluster_of(ray, self._model())
-        table = self._table.to_table(columns=["file", "label", *self._metadata_names()])
-        columns = pa.schema([table.schema.field(name) for name in self._metadata_names()])
+        names = self._now.metadata
+        table = self._now.table.to_table(columns=["file", "label", *names])
+        columns = pa.schema([table.schema.field(name) for name in names])
         files = []
         for row in table.to_pylist():
             file, label = row.pop("file"), row.pop("label")
@@ -237,7 +239,7 @@ class Gallery:
         """
         gone: set[str] = set()
         listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-        known = building.Known.of(self._table)
+        known = building.Known.of(self._now.table)
         for path in listed:
             file = absolute(path)
             below = file.rstrip(b"/") + b"/"
@@ -248,15 +250,14 @@ class Gallery:
                 raise GalleryError(f"{path}: the gallery has no such file, nor any below it")
             gone |= found
         if where is not None:
-            gone |= set(self._where(where, ["id"])["id"].to_pylist())
+            gone |= set(self._now.ids(where))
         stores.delete(self._store.open(), sorted(gone))
         self.refresh()
         return len(gone)
 
     def refresh(self) -> None:
         """See the table as it is now."""
-        self._table = self._store.open()
-        self._vectors = None
+        self._now = Snapshot(self._store.root, self._store.open(), self._folder)
 
     def compact(self) -> None:
         """Put small fragments together and drop what was deleted, after many changes.
@@ -264,13 +265,13 @@ class Gallery:
         Files that only versions of more than a day ago had are removed.
         """
         with stores.writing(self._store.root):
-            self._table.optimize.compact_files()
-            self._table.cleanup_old_versions(older_than=timedelta(days=1))
+            self._now.table.optimize.compact_files()
+            self._now.table.cleanup_old_versions(older_than=timedelta(days=1))
         self.refresh()
 
     def files(self) -> list[str]:
         """The files that it has, to open, in the order of their names."""
-        found = self._table.to_table(columns=["file"])["file"].to_pylist()
+        found = self._now.table.to_table(columns=["file"])["file"].to_pylist()
         return [os.fsdecode(one) for one in sorted(found)]
 
     def failures(self) -> dict[str, str]:
@@ -338,11 +339,10 @@ class Gallery:
         if k < 1:
             raise GalleryError(f"k is 1 or more; came {k}")
         asked = self.ask(query, region, points, mask, without, weights)
-        with stores.reading(self._store.root):
-            if exact:
-                hits = self.follow(asked.contributions, where).search(asked, k)
-            else:
-                hits = self._approximately(asked, k, where)
+        if exact:
+            hits = self.follow(asked.contributions, where).search(asked, k)
+        else:
+            hits = self._approximately(asked, k, where)
         return Ranking(hits, gallery=self, where=where, exact=exact)
 
     def follow(self, query: Source | Contributions, where: str | None = None) -> Following:
@@ -360,16 +360,14 @@ class Gallery:
         """
         x = query if isinstance(query, Contributions) else self._model().explain(query)
         self.ask(x)  # whether it is of as many numbers
-        among = None if where is None else self._among(where)
-        metadata = tuple(self._metadata_names())
-        return Following(x, self._table, self._mapped(), metadata, among)
+        return Following(x, self._now, self._now.among(where))
 
     # -- looking through it ----------------------------------------------------------------------
 
     @property
     def version(self) -> int:
         """Of the table, as this object sees it; each change makes another."""
-        return int(self._table.version)
+        return self._now.version
 
     def is_current(self) -> bool:
         """Whether nothing has been changed since it was opened, by anyone."""
@@ -377,8 +375,7 @@ class Gallery:
 
     def count(self, where: str | None = None) -> int:
         """How many photographs there are, or of which a condition holds."""
-        with self._condition(where):
-            return int(self._table.count_rows(filter=where))
+        return self._now.count(where)
 
     def browse(self, offset: int = 0, limit: int = 60, where: str | None = None) -> list[Entry]:
         """Photographs in the table's order.
@@ -386,26 +383,20 @@ class Gallery:
         Raises:
             GalleryError: a condition that means nothing.
         """
-        with self._condition(where):
-            names = self._metadata_names()
-            return entries(self._table, names, where, offset=offset, limit=limit)
+        return self._now.browse(where, offset=offset, limit=limit)
 
     def entry(self, id: str) -> Entry | None:
         """The photograph of an id; None where there is none."""
-        with stores.reading(self._store.root):
-            found = entries(self._table, self._metadata_names(), stores.one_of([id]))
-        return found[0] if found else None
+        return self._now.entry(id)
 
     def columns(self) -> dict[str, str]:
         """The columns that a condition may name, with their types in words."""
-        schema = self._table.schema
-        return {name: str(schema.field(name).type) for name in
-                ("path", "label", *self._metadata_names())}  # fmt: skip
+        return self._now.columns()
 
     @property
     def approximate(self) -> Approximate | None:
         """How searches with `exact=False` are done, and what recall was measured; None without."""
-        return approximating.measured(self._table)
+        return approximating.measured(self._now.table)
 
     def make_approximate(self, *, nprobes: int = 20, refine: int = 20) -> Approximate:
         """Make LanceDB's index for searches with `exact=False`, and measure what it misses.
@@ -417,18 +408,15 @@ class Gallery:
             nprobes: partitions that a search looks through.
             refine: how many times as many rows as asked for it scores exactly.
         """
-        vectors = self._mapped()
         regions = None
         if self.manifest.maps != "none" and len(self):
-            live = np.concatenate(
-                [start + (np.arange(len(p.matrix)) if p.live is None else np.flatnonzero(p.live))
-                 for p, start in zip(vectors.parts, vectors.starts, strict=False)]
-            )  # fmt: skip
-            some = live[np.linspace(0, len(live) - 1, approximating.QUERIES).astype(np.int64)]
-            rows = take(self._table, vectors, some, list(COLUMNS))
-            found = read(self._table, vectors, some, rows, self.manifest, self._packing)
+            some = approximating.spread(self._now.vectors)
+            rows = self._now.take(some)
+            found = self._now.contributions(some, rows, self.manifest, self._packing)
             regions = torch.stack([ask(x, _middle(x)).vector for x in found])
-        made = approximating.make(self._store, vectors, regions, nprobes=nprobes, refine=refine)
+        made = approximating.make(
+            self._store, self._now.vectors, regions, nprobes=nprobes, refine=refine
+        )
         self.refresh()
         return made
 
@@ -454,15 +442,13 @@ class Gallery:
         """
         if self.manifest.maps == "none":
             raise GalleryError(NO_MAPS)
-        if any(hit.version != self._table.version for hit in hits):
+        if any(hit.version != self.version for hit in hits):
             raise GalleryError("the gallery has changed since the search; search again")
         if not hits:
             return []
-        with stores.reading(self._store.root):
-            vectors = self._mapped()
-            positions = vectors.positions(np.array([hit.address for hit in hits], np.int64))
-            rows = [hit.row for hit in hits]
-            return read(self._table, vectors, positions, rows, self.manifest, self._packing)
+        positions = self._now.vectors.positions(np.array([hit.address for hit in hits], np.int64))
+        rows = [hit.row for hit in hits]
+        return self._now.contributions(positions, rows, self.manifest, self._packing)
 
     def region_map(self, hit: Hit, reference: Contributions | None = None) -> Float[Tensor, "h w"]:
         """What each cell of a hit carries with what was searched for, in units of cosine.
@@ -498,11 +484,11 @@ class Gallery:
         progress: Callable[[Progress], None] | None,
         cluster: Cluster | None,
     ) -> Report:
-        self._table = self._store.open()
+        self.refresh()
         self.report = building.index(
             self._store,
             listing,
-            self._table,
+            self._now.table,
             self.manifest,
             settings,
             self._work(settings, cluster),
@@ -516,18 +502,8 @@ class Gallery:
         model, manifest = self._model(), self.manifest
         if cluster is not None:
             return partial(clusters.work, cluster, self._store, model, manifest, settings)
-        schema = self._table.schema
+        schema = self._now.table.schema
         return partial(building.here, model, self._packing, manifest.maps, schema, settings)
-
-    def _mapped(self) -> Vectors:
-        if self._vectors is None:
-            folder = self._cache
-            if folder is None and self._store.is_remote:
-                folder = self._temporary = self._temporary or temporary_folder(self)
-            folder = folder or Path(self._store.at(stores.VECTORS))
-            with stores.reading(self._store.root):
-                self._vectors = map_vectors(self._table, folder)
-        return self._vectors
 
     def _approximately(self, asked: Query, k: int, where: str | None) -> list[Hit]:
         settings = self.approximate
@@ -536,37 +512,10 @@ class Gallery:
                 "the gallery has no index to search approximately; make one with "
                 "gallery.make_approximate() or `whyalike index -o GALLERY --approximate`"
             )
-        vectors, names = self._mapped(), self._metadata_names()
-        with self._condition(where):
-            best = approximating.search(self._store, vectors, asked.vector, k, where, settings)
-        rows = take(self._table, vectors, best.positions, [*COLUMNS, *names])
-        return hits_of(self._table, vectors, best, asked, names, rows)
-
-    def _where(self, where: str, columns: list[str], **options: Any) -> pa.Table:
-        with self._condition(where):
-            return self._table.to_table(columns=columns, filter=where, **options)
-
-    @contextmanager
-    def _condition(self, where: str | None) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, OSError, pa.ArrowException) as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            reason = re.sub(r",? ?/\S+\.rs:\d+(:\d+)?", "", said)[:200]  # a place in Lance's source
-            raise GalleryError(
-                f"where={where!r} is no condition on the columns "
-                f"{', '.join(['path', 'label', *self._metadata_names()])}: {reason}"
-            ) from error
-
-    def _among(self, where: str) -> np.ndarray:
-        vectors = self._mapped()
-        among = np.zeros(int(vectors.starts[-1]), bool)
-        found = self._where(where, [], with_row_address=True)["_rowaddr"].to_numpy()
-        among[vectors.positions(found.astype(np.int64))] = True
-        return among
-
-    def _metadata_names(self) -> list[str]:
-        return [n for n in self._table.schema.names if n not in (*RESERVED, "path", "label")]
+        now = self._now
+        with now.condition(where):
+            best = approximating.search(self._store, now.vectors, asked.vector, k, where, settings)
+        return now.hits(best, asked, now.take(best.positions))
 
 
 def _store(path: Name, options: Options) -> Store:

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import lance
@@ -19,7 +18,7 @@ from whyalike.errors import ImageError
 from whyalike.gallery.manifest import Manifest
 from whyalike.gallery.query import Query
 from whyalike.gallery.rows import Packing, decode
-from whyalike.gallery.vectors import Best, Vectors
+from whyalike.gallery.vectors import Vectors
 from whyalike.images import read_image
 from whyalike.preprocess import thumbnail
 
@@ -69,50 +68,6 @@ class Hit:
     def picture(self) -> Image.Image | None:
         """The photograph, at most 1600 pixels long; None, and a warning, where it has changed."""
         return _picture_of(self.row)()
-
-
-def hits_of(
-    table: lance.LanceDataset,
-    vectors: Vectors,
-    best: Best,
-    asked: Query,
-    metadata: Sequence[str],
-    rows: Sequence[dict[str, Any]],
-    rank: Callable[[int], int] | None = None,
-) -> list[Hit]:
-    """The best rows of a search, of which `rows` are the columns, as hits.
-
-    Args:
-        table, vectors: of one version of the gallery.
-        best, asked, metadata: of the search.
-        rows: what `take` read of each.
-        rank: gives the rank by the whole query of a row, by its position.
-    """
-    if not len(best.positions):
-        return []
-    found = vectors.rows(best.positions)
-    biases = found @ asked.bias
-    whole = best.scores if asked.is_whole else (found @ asked.whole).numpy()
-    addresses = vectors.addresses(best.positions)
-    return [
-        Hit(
-            rank=i + 1,
-            score=float(best.scores[i]),
-            path=row["path"],
-            file=os.fsdecode(row["file"]),
-            label=row["label"],
-            metadata={name: row[name] for name in metadata},
-            whole=float(whole[i]),
-            query_bias=float(biases[i]),
-            id=row["id"],
-            query=asked,
-            row=row,
-            address=int(addresses[i]),
-            version=table.version,
-            ranked=None if rank is None else partial(rank, int(best.positions[i])),
-        )
-        for i, row in enumerate(rows)
-    ]
 
 
 def read(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from whyalike.difference import Contrast
-from whyalike.gallery.browsing import Entry
+from whyalike.gallery.snapshot import Entry
 from whyalike.images import read_image
 from whyalike.viewer import export, results
 from whyalike.viewer.export import base64_of, jpeg_url

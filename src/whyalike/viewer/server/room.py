@@ -18,8 +18,9 @@ import torch
 from whyalike.contributions import Contributions
 from whyalike.errors import WhyalikeError, in_one_line
 from whyalike.gallery import Gallery
-from whyalike.gallery.browsing import Entry, Following
+from whyalike.gallery.following import Following
 from whyalike.gallery.query import Query, ask
+from whyalike.gallery.snapshot import Entry
 from whyalike.images import printable, read_image
 from whyalike.pair import Pair
 from whyalike.viewer.results import fields_of

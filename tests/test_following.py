@@ -46,7 +46,7 @@ def test_following_searches_are_the_plain_ones(gallery: wa.Gallery, where: str |
 def test_of_few_rows_that_are_kept_the_right_ones_are_shown(
     gallery: wa.Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whyalike.gallery.browsing.ROWS", 5)
+    monkeypatch.setattr("whyalike.gallery.following.ROWS", 5)
     following = gallery.follow(picture(77))
     for x in range(0, 30, 5):
         asked = gallery.ask(following.x, (x, 0, x + 12, 20))
@@ -77,7 +77,7 @@ def test_what_is_listed_is_explained_as_a_hit_is(gallery: wa.Gallery) -> None:
         np.testing.assert_array_equal(mine.values, other.values)
     old = gallery.browse()[0]
     assert gallery.is_current()
-    gallery._table.delete("id = 'none'")
+    gallery._now.table.delete("id = 'none'")
     changed = not gallery.is_current()
     gallery.refresh()
     if changed:
