@@ -22,6 +22,7 @@ import whyalike as wa
 from galleries import HEADS, photographs, picture
 from serving import Client, png, serving
 from whyalike.errors import WhyalikeError
+from whyalike.viewer.server import room
 from whyalike.viewer.server.app import Bounds
 from whyalike.viewer.server.asked import RefusedError, mask_of
 from whyalike.viewer.server.guard import access_to
@@ -433,6 +434,53 @@ def test_a_gallery_is_looked_at_while_its_model_loads_or_cannot(folder: Path) ->
     with serving(folder / "photos.lance", HEADS["max"]) as client:
         found = client.ask("/api/uploads", png(picture(77)))
         assert (found.status, "another model" in found.json()["error"]) == (409, True)
+
+
+def test_the_network_is_loaded_when_a_page_has_been_shown_or_it_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "FIRST_PAGE", 0.01)
+    loads: list[float] = []
+
+    def load() -> wa.EmbeddingModel:
+        loads.append(time.monotonic())
+        return HEADS["mean"]()
+
+    for ask in (room.Room.want_model, lambda one: one.page(0, 10, None)):
+        loads.clear()
+        one = room.Room(lambda: wa.Gallery.open(folder / "photos.lance"), load, 90_000)
+        assert (one.is_loading, one.model_state) == (False, ("loading", None))
+        ask(one)
+        assert one.model.result(30) is one.gallery.model
+        assert len(loads) == 1
+
+
+def test_it_leaves_at_once_while_the_network_is_being_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    begun, go = threading.Event(), threading.Event()
+
+    def slowly() -> wa.EmbeddingModel:
+        begun.set()
+        go.wait(20)
+        return HEADS["mean"]()
+
+    made = serve(lambda: wa.Gallery.open(folder / "photos.lance"), slowly, port=0)
+    made.bound.close()
+    made.leave()
+    assert left == []
+    made.room.want_model()
+    assert begun.wait(20)
+    made.leave()
+    assert left == [0]
+    go.set()
+    made.room.model.result(30)
+    while made.room.is_loading:
+        time.sleep(0.01)
+    made.leave()
+    assert left == [0]
 
 
 def test_what_others_change_is_seen(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -254,11 +253,6 @@ def make_app(room: Room, bounds: Bounds) -> Starlette:
     async def openapi(request: Request) -> Response:
         return JSONResponse(description)
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        room.begin()
-        yield
-
     def get(path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> Route:
         return Route(path, endpoint, methods=["GET"])
 
@@ -290,7 +284,6 @@ def make_app(room: Room, bounds: Bounds) -> Starlette:
             ClientDisconnect: _gone,
             Exception: _unexpected,
         },
-        lifespan=lifespan,
     )
 
 

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from threading import Event, Lock, Thread, Timer
+from threading import Lock, Thread, Timer
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,8 +42,6 @@ ENTRIES = 20_000
 LONGEST_NAME = 120
 FIRST_PAGE = 1.5
 """Seconds in which the pictures of the first page have come."""
-LOADER = "whyalike-model"
-"""The name of the thread that loads the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +76,8 @@ class Room:
         self._max_pixels = max_pixels
         self.gallery = reopen()
         self.model: Future[EmbeddingModel] = Future()
-        self._wanted = Event()
+        self._loader: Thread | None = None
+        self._after: Timer | None = None
         self._looked: Kept[tuple[Source, int], Looked] = Kept(QUERIES)
         self._entries: Kept[str, Entry] = Kept(ENTRIES)
         self._followed: Kept[tuple[Source, int, str | None], Following] = Kept(
@@ -86,23 +85,24 @@ class Room:
         )
         self._pictures: Kept[tuple[str, int, int], bytes] = Kept(PICTURE_BYTES, len)
         self._network, self._changing, self._following = Lock(), Lock(), Lock()
+        self._starting = Lock()
 
     # -- the gallery and its model ---------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Load the model in a thread, once the first page is shown or the model is asked for.
-
-        Until then it would take the cores from the page. Nothing waits for the thread at the end.
-        """
-        Thread(target=self._begin, name=LOADER, daemon=True).start()
-
     def want_model(self) -> Future[EmbeddingModel]:
-        """The model, which is loaded now if it has not been."""
-        self._wanted.set()
+        """The model; a thread begins to load it, if none has. Nothing waits for that at the end."""
+        with self._starting:
+            if self._loader is None:
+                self._loader = Thread(target=self._load_model, daemon=True)
+                self._loader.start()
         return self.model
 
-    def _begin(self) -> None:
-        self._wanted.wait()
+    @property
+    def is_loading(self) -> bool:
+        """Whether a thread is loading the model."""
+        return self._loader is not None and self._loader.is_alive()
+
+    def _load_model(self) -> None:
         try:
             model = self._load()
             self.gallery.use(model)
@@ -110,6 +110,14 @@ class Room:
             self.model.set_exception(error)
         else:
             self.model.set_result(model)
+
+    def _want_model_soon(self) -> None:
+        """Load the model once the first page is shown, from which it would take the cores."""
+        with self._starting:
+            if self._loader is None and self._after is None:
+                self._after = Timer(FIRST_PAGE, self.want_model)
+                self._after.daemon = True
+                self._after.start()
 
     @property
     def model_state(self) -> tuple[str, str | None]:
@@ -150,10 +158,7 @@ class Room:
 
     def page(self, offset: int, limit: int, where: str | None) -> dict[str, Any]:
         """Some photographs in the gallery's order."""
-        if not self._wanted.is_set():
-            after = Timer(FIRST_PAGE, self._wanted.set)
-            after.daemon = True
-            after.start()
+        self._want_model_soon()
         gallery = self.gallery
         found = gallery.browse(offset, limit, where)
         total = len(gallery) if where is None else gallery.count(where)

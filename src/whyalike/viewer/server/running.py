@@ -18,7 +18,7 @@ import uvicorn
 from whyalike.errors import WhyalikeError
 from whyalike.viewer.server.app import Bounds, make_app
 from whyalike.viewer.server.guard import Guard, access_to, is_loopback
-from whyalike.viewer.server.room import LOADER, Room
+from whyalike.viewer.server.room import Room
 
 if TYPE_CHECKING:
     from whyalike.gallery import Gallery
@@ -38,11 +38,13 @@ class Serving:
         address: to open in a browser, with the token where there is one.
         token: what other machines must know.
         server: uvicorn's.
+        room: what it answers from.
     """
 
     address: str
     token: str | None
     server: uvicorn.Server
+    room: Room
     bound: socket.socket
 
     def run(self) -> None:
@@ -64,7 +66,7 @@ class Serving:
 
         Python would cut its thread off in the middle of native code, which aborts the process.
         """
-        if any(one.name == LOADER for one in threading.enumerate()):
+        if self.room.is_loading:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
@@ -107,14 +109,14 @@ def serve(
         Guard(make_app(room, bounds), access),
         log_level="warning",
         access_log=False,
-        lifespan="on",
+        lifespan="off",
         ws="none",
         proxy_headers=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE,
     )
-    return Serving(_address(host, port, token), token, uvicorn.Server(config), bound)
+    return Serving(_address(host, port, token), token, uvicorn.Server(config), room, bound)
 
 
 def _bound(host: str, port: int) -> socket.socket:
