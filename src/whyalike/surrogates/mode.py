@@ -27,7 +27,7 @@ from whyalike.surrogates.gates import (
 from whyalike.surrogates.places import Places
 from whyalike.surrogates.remainders import each, has_derivative, left_over, presented
 from whyalike.surrogates.spec import Surrogate
-from whyalike.surrogates.units import share, size, tau
+from whyalike.surrogates.units import factors, share, size, tau
 
 ADDS = names("add radd iadd sub isub subtract rsub")
 CONVOLUTIONS = names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
@@ -43,13 +43,15 @@ _Gate = Literal["gate", "branch", "ratio"]
 class _Unit:
     """A sum whose surrogate waits: a BatchNorm behind it would be folded in.
 
-    y and z without biases; `bias` as the layer has it; `at`, its places.
+    y and z without biases; `bias` as the layer has it; `at`, its places; `scale`, by which y, but
+    not the bias, is still to be multiplied.
     """
 
     y: Tensor
     z: Callable[[], Tensor]
     bias: Tensor | None
     at: Tensor | None
+    scale: Tensor | None = None
     done: Tensor | None = None
 
 
@@ -284,14 +286,11 @@ class Linearised(TorchFunctionMode):
         if unit is None or unit.done is not None:
             x = self._settle(x)
             at = None if self.places is None else self.places.of.get(x)
-            y = x * scale
             if not self.tau or not self._is_map(x):
-                return y + self._placed(shift, at)
-            return self._share(_Unit(y, lambda: size(x) * scale.abs(), shift, at))
+                return x * scale + self._placed(shift, at)
+            return self._share(_Unit(x, lambda: size(x), shift, at, scale))
         whole = shift if unit.bias is None else shift + unit.bias * scale
-        z = unit.z
-        folded = _Unit(unit.y * scale, lambda: z() * scale.abs(), whole, unit.at)
-        return self._share(folded)
+        return self._share(_Unit(unit.y, unit.z, whole, unit.at, scale))
 
     def _add(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """A sum of two: two branches, or a constant that may have a place."""
@@ -329,11 +328,25 @@ class Linearised(TorchFunctionMode):
         return constant if self.places is None else self.places.placed(constant, at)
 
     def _share(self, unit: _Unit) -> Tensor:
-        bias = unit.bias
-        if bias is None:
-            return share(unit.y, unit.z, self.tau)
-        y = unit.y + self._placed(bias, unit.at)
-        return share(y, lambda: unit.z() + self._placed(bias.abs(), unit.at), self.tau)
+        """The surrogate of scale·y + bias, in one product each with what y and z are.
+
+        For each derivative goes through these products, and they take as long as convolutions.
+        """
+        y, bias, scale = unit.y, unit.bias, unit.scale
+        value = y.detach() if scale is None else y.detach() * scale
+        value = value if bias is None else value + bias
+        placed = bias is not None and self._placed(bias, unit.at).requires_grad
+        if not y.requires_grad and not placed:
+            return value
+        z = unit.z()
+        size = z.detach() if scale is None else z.detach() * scale.abs()
+        size = size if bias is None else size + bias.abs()
+        of_y, of_z = factors(value, size, self.tau)
+        constant = None if bias is None else of_y * bias + of_z * bias.abs()
+        if scale is not None:
+            of_y, of_z = of_y * scale, of_z * scale.abs()
+        shared = of_y * y + of_z * z
+        return shared if constant is None else shared + self._placed(constant, unit.at)
 
     # -- sums that wait for a BatchNorm -----------------------------------------------------------
 

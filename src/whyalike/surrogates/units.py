@@ -25,19 +25,27 @@ def tau(gamma: float) -> float:
     return 1.0 if math.isinf(gamma) else gamma / (2 + gamma)
 
 
-def share(y: Tensor, absolute: Callable[[], Tensor], tau: float) -> Tensor:
-    """The surrogate of y = Σt, equal to it here, given z = Σ|t|, both linear in the image.
+def factors(y: Tensor, z: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """What y = Σt and z = Σ|t| are multiplied with, held, in the surrogate of y; equal to it here.
 
-    Its denominator is never smaller than |y|; where y is zero, so is what the terms carry. z is
-    only computed where y, and so z, is differentiated.
+    Its denominator is never smaller than |y|; where y is zero, so is what the terms carry.
+    """
+    size = y.abs()
+    # Where both are zero, so is what the terms carry: 0 / tiny.
+    held = size / torch.add(size, z, alpha=tau).clamp_min(torch.finfo(y.dtype).tiny)
+    return held, held * y.sign() * tau
+
+
+def share(y: Tensor, absolute: Callable[[], Tensor], tau: float) -> Tensor:
+    """The surrogate of y = Σt, given z = Σ|t|, both linear in the image.
+
+    z is only computed where y, and so z, is differentiated.
     """
     if not y.requires_grad:
         return y
-    z, value = absolute(), y.detach()
-    size = value.abs()
-    # Where both are zero, so is what the terms carry: 0 / tiny.
-    held = size / torch.add(size, z.detach(), alpha=tau).clamp_min(torch.finfo(y.dtype).tiny)
-    return held * y + (held * value.sign() * tau) * z
+    z = absolute()
+    of_y, of_z = factors(y.detach(), z.detach(), tau)
+    return of_y * y + of_z * z
 
 
 def size(x: Tensor) -> Tensor:
