@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whyalike.data import Dataset, Sample
+from whyalike.data import Dataset
 from whyalike.errors import ModelError, OutputError
 from whyalike.evaluate import perturbation as perturb
 from whyalike.evaluate.measures import to_image
 from whyalike.evaluate.methods import Both, Method, named
 from whyalike.evaluate.pairing import Pairing
 from whyalike.evaluate.perturbation import Fill
-from whyalike.evaluate.photographs import Tell, compared, say, some
+from whyalike.evaluate.photographs import OfPairs, Tell, compared, say, some
 from whyalike.model import EmbeddingModel
 
 USUAL = ("decomposition", "sharp", "grad-cam")
@@ -46,37 +46,21 @@ class Perturbed:
     predicted: Float[np.ndarray, "pairs boxes"]
 
 
-@dataclass(frozen=True, eq=False)
-class Faithfulness:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Faithfulness(OfPairs):
     """Of every method, how the scores of one data set's pairs hang on what its maps show.
 
     Args:
-        data: the data set.
-        queries, references: the photographs of each pair.
         methods: by name.
         fills: what was put in place of hidden pixels, in the order of the curves.
         measured: by how much scores change as boxes are hidden, with each fill.
         vectors: the same as the decomposition predicts it, see `VECTORS`.
-        pairing, limit, seed: as they were asked for.
-        model: that made the maps.
-        left_out: photographs that could not be measured, and why.
     """
 
-    data: Dataset
-    queries: tuple[Sample, ...]
-    references: tuple[Sample, ...]
     methods: dict[str, Perturbed]
     fills: tuple[Fill, ...]
     measured: Float[np.ndarray, "pairs fills boxes"]
     vectors: dict[str, Float[np.ndarray, "pairs fills boxes"]]
-    pairing: Pairing
-    limit: int | None
-    seed: int
-    model: EmbeddingModel
-    left_out: tuple[tuple[str, str], ...] = field(default=())
-
-    def __len__(self) -> int:
-        return len(self.queries)
 
     def areas(self, method: str, fill: Fill) -> dict[str, float]:
         """Mean areas under the score, and ROAD.
@@ -138,7 +122,7 @@ def evaluate_faithfulness(
     for fill in kinds:
         perturb.filling(torch.zeros(3, 1, 1), fill)  # its name, before anything takes time
     samples = some(data, limit, pairing != "self")
-    told = compared(model, samples, pairing, name=data.name, seed=seed, tell=tell)
+    told = compared(model, data, samples, pairing, limit=limit, seed=seed, tell=tell)
     found = told.photographs
     pairs = [(int(i), int(told.partner[i])) for i in told.queries]
     sharp = cache(model.sharp)
@@ -155,18 +139,11 @@ def evaluate_faithfulness(
             rows[name].append(asked.of(name, method))
     say(tell, "hiding pixels", len(pairs), len(pairs))
     return Faithfulness(
-        data=data,
-        queries=tuple(found.samples[i] for i, _ in pairs),
-        references=tuple(found.samples[i] for _, i in pairs),
+        **told.of_pairs,
         methods={name: _stacked(some_rows) for name, some_rows in rows.items()},
         fills=kinds,
         measured=np.stack(measured),
         vectors={name: np.stack([one[name] for one in vectors]) for name in VECTORS},
-        pairing=pairing,
-        limit=limit,
-        seed=seed,
-        model=model,
-        left_out=told.left_out,
     )
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from whyalike.evaluate import plots
 from whyalike.evaluate.faithfulness import BOXES, VECTORS, Faithfulness
 from whyalike.evaluate.methods import ALWAYS
 from whyalike.evaluate.perturbation import SHARES, Agreement, Fill
 from whyalike.evaluate.report import Figure, Report, Table, shown
-from whyalike.gallery.manifest import fingerprint
 
 
 def report(found: Faithfulness, *, pictures: bool = True) -> Report:
@@ -37,16 +35,9 @@ def report(found: Faithfulness, *, pictures: bool = True) -> Report:
     return Report(
         title="Faithfulness",
         lead=lead,
-        settings={
-            "data": found.data.name,
-            "methods": ", ".join(found.methods),
-            "fills": ", ".join(found.fills),
-            "pairs": found.pairing,
-            "limit": "all" if found.limit is None else found.limit,
-            "seed": found.seed,
-            **{f"model, {name}": value for name, value in fingerprint(found.model).items()},
-            "threads": torch.get_num_threads(),
-        },
+        settings=found.settings(
+            methods=", ".join(found.methods), fills=", ".join(found.fills)
+        ),
         numbers=_numbers(found),
         tables=[*(_areas(found, fill) for fill in found.fills),
                 *(_agreements(found, fill) for fill in found.fills)],

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from whyalike.data import Dataset, Sample
+from whyalike.data import Dataset
 from whyalike.errors import ModelError
 from whyalike.evaluate import measures
 from whyalike.evaluate.methods import USUAL, Both, Method, named
 from whyalike.evaluate.pairing import Pairing
-from whyalike.evaluate.photographs import Tell, boxed, compared, map_size, say
+from whyalike.evaluate.photographs import OfPairs, Tell, boxed, compared, map_size, say
 from whyalike.model import EmbeddingModel
 
 
@@ -79,34 +79,17 @@ class Located:
         return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
-@dataclass(frozen=True, eq=False)
-class Localization:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Localization(OfPairs):
     """Of every method, where its maps lie on one data set.
 
     Args:
-        data: the data set.
-        queries, references: the photographs of each pair.
         methods: by name.
-        pairing: how references were chosen.
-        limit, seed: as they were asked for.
         recall: share of the photographs whose nearest other one is of their class (R@1).
-        left_out: photographs that could not be measured, and why.
-        model: that made the maps.
     """
 
-    data: Dataset
-    queries: tuple[Sample, ...]
-    references: tuple[Sample, ...]
     methods: dict[str, Located]
-    pairing: Pairing
-    limit: int | None
-    seed: int
     recall: float
-    model: EmbeddingModel
-    left_out: tuple[tuple[str, str], ...] = field(default=())
-
-    def __len__(self) -> int:
-        return len(self.queries)
 
 
 def evaluate_localization(
@@ -145,7 +128,7 @@ def evaluate_localization(
     chosen = named(methods)
     samples = boxed(data, limit, pairing != "self")
     told = compared(
-        model, samples, pairing, name=data.name, seed=seed, tell=tell, lacking="none has a box"
+        model, data, samples, pairing, limit=limit, seed=seed, tell=tell, lacking="none has a box"
     )
     found, partner, pairs = told.photographs, told.partner, told.queries
     half = _first_half(told.labels)
@@ -158,16 +141,9 @@ def evaluate_localization(
             located[name].append(_locate(name, method, both, found.boxes[i], found.masks[i]))
     say(tell, "measuring maps", len(pairs), len(pairs))
     return Localization(
-        data=data,
-        queries=tuple(found.samples[i] for i in pairs),
-        references=tuple(found.samples[i] for i in partner[pairs]),
+        **told.of_pairs,
         methods={name: _stacked(rows, half[pairs]) for name, rows in located.items()},
-        pairing=pairing,
-        limit=limit,
-        seed=seed,
         recall=float(told.right.mean()),
-        model=model,
-        left_out=told.left_out,
     )
 
 

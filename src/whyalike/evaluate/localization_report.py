@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Plot
 from PIL import Image, ImageDraw
@@ -21,7 +20,6 @@ from whyalike.evaluate.localization import Localization
 from whyalike.evaluate.methods import ALWAYS, METHODS, Both
 from whyalike.evaluate.photographs import map_size
 from whyalike.evaluate.report import Figure, Report, Table, percent
-from whyalike.gallery.manifest import fingerprint
 from whyalike.geometry import XYXY, Frame
 from whyalike.images import read_image
 
@@ -61,15 +59,7 @@ def report(found: Localization, *, pictures: bool = True) -> Report:
     return Report(
         title="Localization",
         lead=lead,
-        settings={
-            "data": found.data.name,
-            "methods": ", ".join(found.methods),
-            "pairs": found.pairing,
-            "limit": "all" if found.limit is None else found.limit,
-            "seed": found.seed,
-            **{f"model, {name}": value for name, value in fingerprint(found.model).items()},
-            "threads": torch.get_num_threads(),
-        },
+        settings=found.settings(methods=", ".join(found.methods)),
         numbers=_numbers(found, summaries),
         tables=(_thresholds(found), _measures(found, summaries)),
         figures=figures,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from whyalike.data import Dataset, Sample
 from whyalike.errors import DataError, ImageError, ModelError
 from whyalike.evaluate.methods import Both
 from whyalike.evaluate.pairing import Pairing, partners
+from whyalike.gallery.manifest import fingerprint
 from whyalike.geometry import XYXY
 from whyalike.images import printable, read_image
 from whyalike.model import EmbeddingModel
@@ -143,6 +145,43 @@ class Photographs:
         return made
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OfPairs:
+    """What was measured of pairs of one data set's photographs.
+
+    Args:
+        data: the data set.
+        queries, references: the photographs of each pair.
+        pairing, limit, seed: as they were asked for.
+        model: that made the maps.
+        left_out: photographs that could not be measured, and why.
+    """
+
+    data: Dataset
+    queries: tuple[Sample, ...]
+    references: tuple[Sample, ...]
+    pairing: Pairing
+    limit: int | None
+    seed: int
+    model: EmbeddingModel
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def settings(self, **chosen: str) -> dict[str, Any]:
+        """For a report: what was asked for, and of which model."""
+        return {
+            "data": self.data.name,
+            **chosen,
+            "pairs": self.pairing,
+            "limit": "all" if self.limit is None else self.limit,
+            "seed": self.seed,
+            **{f"model, {name}": value for name, value in fingerprint(self.model).items()},
+            "threads": torch.get_num_threads(),
+        }
+
+
 @dataclass(frozen=True, eq=False)
 class Compared:
     """Photographs, and who is compared with whom.
@@ -152,14 +191,14 @@ class Compared:
         queries: indices of those that have a partner.
         partner: of each photograph, the index of its reference; −1 for none.
         right: whether its nearest other one is of its class.
-        left_out: photographs that could not be measured, and why.
+        of_pairs: what the results of an evaluation begin with.
     """
 
     photographs: Photographs
     queries: Int[np.ndarray, " pairs"]
     partner: Int[np.ndarray, " n"]
     right: Bool[np.ndarray, " n"]
-    left_out: tuple[tuple[str, str], ...]
+    of_pairs: dict[str, Any]
 
     @property
     def labels(self) -> np.ndarray:
@@ -169,10 +208,11 @@ class Compared:
 
 def compared(
     model: EmbeddingModel,
+    data: Dataset,
     samples: list[Sample],
     pairing: Pairing,
     *,
-    name: str,
+    limit: int | None,
     seed: int = 0,
     tell: Tell | None = None,
     lacking: str = "it has none",
@@ -180,7 +220,7 @@ def compared(
     """Read and embed photographs, and choose the reference of each.
 
     Args:
-        name: of the data set, for errors.
+        samples: of the data set, as many as `limit` asked for.
         lacking: what is said where there are no samples.
 
     Raises:
@@ -189,14 +229,25 @@ def compared(
     found = Photographs(model, samples, tell)
     if not found.samples:
         reasons = "; ".join(sorted({reason for _, reason in found.left_out})) or lacking
-        raise DataError(f"{printable(name)}: no photograph can be measured: {reasons}")
+        raise DataError(f"{printable(data.name)}: no photograph can be measured: {reasons}")
     labels = np.array([one.label or "" for one in found.samples])
     partner, right = partners(torch.cat(found.E), labels, pairing, seed=seed)
     if not (partner >= 0).any():
-        raise DataError(f"{printable(name)}: no two photographs are of one class")
+        raise DataError(f"{printable(data.name)}: no two photographs are of one class")
     lone = [str(found.samples[i].path) for i in np.flatnonzero(partner < 0)]
     left_out = *found.left_out, *((path, "no other photograph is of its class") for path in lone)
-    return Compared(found, np.flatnonzero(partner >= 0), partner, right, left_out)
+    queries = np.flatnonzero(partner >= 0)
+    of_pairs = {
+        "data": data,
+        "queries": tuple(found.samples[i] for i in queries),
+        "references": tuple(found.samples[i] for i in partner[queries]),
+        "pairing": pairing,
+        "limit": limit,
+        "seed": seed,
+        "model": model,
+        "left_out": left_out,
+    }
+    return Compared(found, queries, partner, right, of_pairs)
 
 
 def map_size(tensor: Float[Tensor, "3 H W"]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from whyalike.errors import DataError, ModelError
 from whyalike.evaluate.measures import correlation, rank_correlation
 from whyalike.evaluate.methods import Both, Method, named
 from whyalike.evaluate.pairing import Pairing
-from whyalike.evaluate.photographs import Tell, compared, say, some
+from whyalike.evaluate.photographs import OfPairs, Tell, compared, say, some
 from whyalike.images import printable
 from whyalike.model import EmbeddingModel
 
@@ -235,37 +235,21 @@ def shaken(
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class Sanity:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sanity(OfPairs):
     """Of every method, what becomes of its maps of one data set's pairs.
 
     Args:
-        data: the data set.
-        queries, references: the photographs of each pair.
         impostors: of each query, the nearest photograph of another class.
         randomised: as the network forgets.
         likeness: as the reference is an impostor.
         shaken: as there is noise in the query.
-        pairing, limit, seed: as they were asked for.
-        model: that made the maps.
-        left_out: photographs that could not be measured, and why.
     """
 
-    data: Dataset
-    queries: tuple[Sample, ...]
-    references: tuple[Sample, ...]
     impostors: tuple[Sample, ...]
     randomised: dict[str, list[Step]]
     likeness: dict[str, Likeness]
     shaken: dict[str, list[Shaken]]
-    pairing: Pairing
-    limit: int | None
-    seed: int
-    model: EmbeddingModel
-    left_out: tuple[tuple[str, str], ...] = field(default=())
-
-    def __len__(self) -> int:
-        return len(self.queries)
 
 
 def evaluate_sanity(
@@ -297,7 +281,7 @@ def evaluate_sanity(
     """
     chosen = named(methods)
     samples = some(data, limit, True, PER_CLASS)
-    told = compared(model, samples, pairing, name=data.name, seed=seed, tell=tell)
+    told = compared(model, data, samples, pairing, limit=limit, seed=seed, tell=tell)
     found, queries = told.photographs, told.queries
     other = impostors(torch.cat(found.E), told.labels)
     if (other < 0).any():
@@ -320,18 +304,11 @@ def evaluate_sanity(
     forgot = randomised(model, draw, pairs, images, seed=seed)
     say(tell, "comparing maps", 3, 3)
     return Sanity(
-        data=data,
-        queries=tuple(found.samples[i] for i in queries),
-        references=tuple(found.samples[i] for i in told.partner[queries]),
+        **told.of_pairs,
         impostors=tuple(found.samples[i] for i in other[queries]),
         randomised=forgot,
         likeness=alike,
         shaken=noisy,
-        pairing=pairing,
-        limit=limit,
-        seed=seed,
-        model=model,
-        left_out=told.left_out,
     )
 
 

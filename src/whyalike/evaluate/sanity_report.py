@@ -6,13 +6,10 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from whyalike.evaluate import plots
 from whyalike.evaluate.methods import ALWAYS
 from whyalike.evaluate.report import Figure, Report, Table, percent, shown
 from whyalike.evaluate.sanity import Likeness, Sanity, Shaken, Step
-from whyalike.gallery.manifest import fingerprint
 
 
 def report(found: Sanity, *, pictures: bool = True) -> Report:
@@ -33,15 +30,7 @@ def report(found: Sanity, *, pictures: bool = True) -> Report:
     return Report(
         title="Sanity",
         lead=lead,
-        settings={
-            "data": found.data.name,
-            "methods": ", ".join(found.likeness),
-            "pairs": found.pairing,
-            "limit": "all" if found.limit is None else found.limit,
-            "seed": found.seed,
-            **{f"model, {name}": value for name, value in fingerprint(found.model).items()},
-            "threads": torch.get_num_threads(),
-        },
+        settings=found.settings(methods=", ".join(found.likeness)),
         numbers={
             "pairs": len(found),
             "methods": {
