@@ -1,0 +1,103 @@
+"""Kinds of region: the strongest matches of a pair, and the clusters of what is in them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.cluster.vq import ClusterError, kmeans2
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from whyalike.pair import Pair
+
+STARTS, ROUNDS = 8, 50
+"""Of k-means: so many beginnings, of which the tightest end is taken, each of so many rounds."""
+
+
+class Strong(NamedTuple):
+    """Two cells that carry much together.
+
+    query, reference: row and column of each.
+    value: what they carry, in units of cosine.
+    """
+
+    query: tuple[int, int]
+    reference: tuple[int, int]
+    value: float
+
+
+def strongest(pair: Pair, each: int) -> list[Strong]:
+    """The cells that carry most together, for the match; each cell once at most.
+
+    Args:
+        pair: with all v at hand.
+        each: at most so many.
+    """
+    links = pair.matrix().detach().flatten(2).flatten(0, 1)
+    across = [c.frame.grid_hw[1] for c in (pair.query, pair.reference)]
+    found: list[Strong] = []
+    while len(found) < min(each, *links.shape):
+        best = int(links.argmax())
+        row, column = divmod(best, links.shape[1])
+        if not (value := links[row, column].item()) > 0:
+            break
+        found.append(Strong(divmod(row, across[0]), divmod(column, across[1]), value))
+        links[row], links[:, column] = -torch.inf, -torch.inf
+    return found
+
+
+def directions(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """v scaled to length 1, in float32 on the CPU; one that is zero stays so."""
+    return torch.nn.functional.normalize(values.detach().cpu().float(), dim=-1)
+
+
+def clusters(
+    points: Float[np.ndarray, "n d"], kinds: int, seed: int
+) -> tuple[Float[np.ndarray, "k d"], Int[np.ndarray, " n"]]:
+    """Centres by k-means, and whose each point is: of a few beginnings, the tightest end.
+
+    Args:
+        points: any.
+        kinds: centres, at most: no more than there are different points.
+        seed: of the beginnings (k-means++; Arthur and Vassilvitskii, SODA 2007).
+    """
+    most = min(kinds, len(np.unique(points.round(5), axis=0)))
+    for count in range(most, 1, -1):
+        best: tuple[float, np.ndarray, np.ndarray] | None = None
+        for start in range(STARTS):
+            try:
+                centres, of = kmeans2(
+                    points, count, iter=ROUNDS, minit="++", missing="raise",
+                    rng=np.random.default_rng([seed, start]),
+                )  # fmt: skip
+            except ClusterError:  # one of its clusters went empty
+                continue
+            spread = float(((points - centres[of]) ** 2).sum())
+            if best is None or spread < best[0]:
+                best = spread, centres, of
+        if best is not None:
+            return best[1], best[2]
+    return points.mean(0, keepdims=True), np.zeros(len(points), int)
+
+
+def in_order(held: Float[np.ndarray, "a b"]) -> tuple[np.ndarray, np.ndarray]:
+    """Orders of rows and of columns that put what answers what best on the diagonal, most first."""
+    rows, columns = linear_sum_assignment(-held)
+    most = np.argsort(-held[rows, columns], kind="stable")
+    rows, columns = rows[most], columns[most]
+    left = [
+        np.setdiff1d(np.arange(n), one) for n, one in zip(held.shape, (rows, columns), strict=True)
+    ]
+    return np.append(rows, left[0]), np.append(columns, left[1])
+
+
+def nearest(
+    values: Float[Tensor, "n d"], centres: Float[np.ndarray, "k d"]
+) -> Int[np.ndarray, " n"]:
+    """The kind of each cell, by its direction; −1 where v is zero."""
+    unit = directions(values).numpy()
+    found: np.ndarray = (2 * unit @ centres.T - (centres**2).sum(1)).argmax(1)
+    return np.where(unit.any(1), found, -1)
