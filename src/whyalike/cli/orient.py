@@ -132,7 +132,7 @@ class _Moving:
         ground, aerial = _load(network, reference_model)
         with working("explaining"):
             from whyalike.apps import moving_point
-            from whyalike.apps.orientation import Compass, estimate, told
+            from whyalike.apps.orientation import Compass, estimate, told, votes
             from whyalike.pair import explain_pair
 
             compass: Compass = Compass(*self.compass)
@@ -142,7 +142,9 @@ class _Moving:
                 moving_point.save_moving(pair, *self.paths, camera_xy=self.camera, compass=compass,
                                          found=found["votes"])  # fmt: skip
         if as_json:
-            put(json.dumps({"similarity": pair.similarity, "zero": compass.zero,
+            put(json.dumps({"similarity": pair.similarity, "terms": pair.terms._asdict(),
+                            "voted": float(votes(pair, self.camera)[0].real),
+                            "zero": compass.zero,
                             "clockwise": compass.clockwise, "estimates": told(found, compass),
                             "written": [str(path) for path in self.paths]}))  # fmt: skip
             return
