@@ -21,7 +21,7 @@ from whyalike.apps.patterns import find_patterns
 from whyalike.apps.patterns_report import report
 from whyalike.cli import cli
 from whyalike.data import read
-from whyalike.errors import DataError, WhyalikeError
+from whyalike.errors import DataError, ModelError, WhyalikeError
 from whyalike.train.towers import TowerSettings
 from whyalike.zoo import trained_towers
 
@@ -166,6 +166,29 @@ def test_tables_against_slow_sums(tmp_path):
     np.testing.assert_allclose(found.by_lot, each[~same].mean(0), atol=1e-6)
 
 
+def test_networks_whose_v_take_a_derivative_each(tmp_path):
+    """One is cut below its last layer, on a grid that is summed to 14 rows; it adds up as well."""
+    deep = nets.randomise(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 2, stride=2), nn.ReLU(), nn.Conv2d(4, 5, 2, stride=2), nn.GELU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3),
+        )
+    ).float()  # fmt: skip
+    size = wa.Preprocess(size=(32, 40), mean=(0.5,) * 3, std=(0.2,) * 3)
+    query = wa.EmbeddingModel.from_module(deep, "1", size)
+    reference = two_towers(bias=0.1)[1]
+    assert not query.explain(Image.new("RGB", (9, 9))).at_hand
+    data = read(f"manifest:{write_pairs(tmp_path, 3)}")
+    found = find_patterns(query, reference, data, kinds=3)
+    scores = [
+        wa.explain_pair(query, *(str(one) for one in two), reference_model=reference).similarity
+        for two in found.pairs
+    ]
+    assert found.score == pytest.approx(np.mean(scores), abs=1e-5)
+    heights = {round(y1 - y0, 3) for one in found.links for _, y0, _, y1 in [one.query_xyxy]}
+    assert heights == {round(32 / 14, 3)}
+
+
 def test_the_strongest_matches_against_a_slow_search():
     values = [
         torch.randn(*hw, 6, generator=nets.seeded(at)) for at, hw in enumerate(((2, 3), (3, 2)))
@@ -231,6 +254,9 @@ def test_what_cannot_be_used_is_told(pairs, tmp_path):
     towers = two_towers()
     with pytest.raises(DataError, match="has no pairs that show the same"):
         find_patterns(*towers, read(f"folder:{layouts.folder(tmp_path / 'folder')}"))
+    other = wa.EmbeddingModel(Colours(8).eval(), "mean", nn.Linear(3, 4).eval(), wa.Preprocess(32))
+    with pytest.raises(ModelError, match="the query's has 3 dimensions, the reference's 4"):
+        find_patterns(towers[0], other, pairs)
     for wrong in ({"kinds": 0}, {"kinds": 27}, {"each": 0}):
         with pytest.raises(ValueError, match="kinds are 1 to 26"):
             find_patterns(*towers, pairs, **wrong)
