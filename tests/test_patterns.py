@@ -282,7 +282,8 @@ def test_what_cannot_be_used_is_told(pairs, tmp_path):
 def test_the_report(pairs):
     found = find_patterns(*two_towers(), pairs)
     made = report(found)
-    assert "fall to 100.0 % into 3 combinations" in made.lead
+    assert "100.0 % of what the 18 strongest matches" in made.lead
+    assert "carry lies in 3 combinations" in made.lead
     numbers = json.loads(made.json())
     assert np.sum(numbers["carried"]) == pytest.approx(numbers["score"])
     assert [(one["query"], one["reference"]) for one in numbers["answers"]] == [

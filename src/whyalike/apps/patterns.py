@@ -201,7 +201,7 @@ class _Reader:
         self.left_out: dict[str, str] = {}
 
     def run(self, what: str, step: int = 1) -> Iterator[tuple[tuple[Path, Path], Pair]]:
-        """Each pair, or every so manieth, with all v at hand."""
+        """Each pair that can be read, or each `step`-th, with all v at hand."""
         files = self.files[::step]
         for start in range(0, len(files), BATCH):
             some = files[start : start + BATCH]
@@ -259,6 +259,21 @@ def _by_kind(
     return kind.reshape(c.frame.grid_hw), np.vstack(parts) / c.length
 
 
+def _links(pair: Pair, number: int, kinds: tuple[np.ndarray, np.ndarray], each: int) -> list[Link]:
+    """The strongest matches of a pair, by the kinds of its cells."""
+    return [
+        Link(
+            number,
+            pair.query.frame.cell_xyxy(*one.query),
+            pair.reference.frame.cell_xyxy(*one.reference),
+            one.value,
+            int(kinds[0][one.query]),
+            int(kinds[1][one.reference]),
+        )
+        for one in strongest(pair, each)
+    ]
+
+
 def _counted(
     reader: _Reader,
     name: str,
@@ -284,17 +299,7 @@ def _counted(
             of.append(kind)
             parts.append(part)
         carried += parts[0] @ parts[1].T
-        links += [
-            Link(
-                len(pairs),
-                pair.query.frame.cell_xyxy(*one.query),
-                pair.reference.frame.cell_xyxy(*one.reference),
-                one.value,
-                int(of[0][one.query]),
-                int(of[1][one.reference]),
-            )
-            for one in strongest(pair, each)
-        ]
+        links += _links(pair, len(pairs), (of[0], of[1]), each)
         pairs.append(files)
     n = len(pairs)
     by_lot = np.full(carried.shape, np.nan)

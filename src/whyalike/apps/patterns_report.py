@@ -67,11 +67,12 @@ def _lead(found: Patterns) -> str:
     if not strong:
         return words + "no kind of region answers another more often than by chance."
     held = sum(found.held[two] for two in strong)
+    first, count = strong[0], len(found.links)
     return (
-        f"{words}the {len(found.links):,} strongest matches of cells fall to {percent(held)} % "
-        f"into {len(strong)} combinations of kinds that meet more often than by chance; first "
-        f"{name(found, *strong[0])}, {percent(found.held[strong[0]])} % of them, "
-        f"{found.lift[strong[0]]:.1f} times as often."
+        f"{words}{percent(held)} % of what the {count:,} strongest matches of cells carry lies in "
+        f"{len(strong)} combinations of kinds that meet more often than by chance; first "
+        f"{name(found, *first)}, with {percent(found.held[first])} %, "
+        f"{found.lift[first]:.1f} times as much as by chance."
     )
 
 
