@@ -240,9 +240,9 @@ def test_some_pairs_teach_the_kinds_where_v_are_many(pairs, monkeypatch):
     read_now = []
     kept = patterns._Reader.run
 
-    def run(self, what, step=1):
+    def run(self, what, step=1, batch=patterns.BATCH):
         read_now.append(step)
-        return kept(self, what, step)
+        return kept(self, what, step, batch)
 
     monkeypatch.setattr(patterns._Reader, "run", run)
     found = find_patterns(*two_towers(), pairs)

@@ -200,11 +200,13 @@ class _Reader:
         self.tell = tell
         self.left_out: dict[str, str] = {}
 
-    def run(self, what: str, step: int = 1) -> Iterator[tuple[tuple[Path, Path], Pair]]:
+    def run(
+        self, what: str, step: int = 1, batch: int = BATCH
+    ) -> Iterator[tuple[tuple[Path, Path], Pair]]:
         """Each pair that can be read, or each `step`-th, with all v at hand."""
         files = self.files[::step]
-        for start in range(0, len(files), BATCH):
-            some = files[start : start + BATCH]
+        for start in range(0, len(files), batch):
+            some = files[start : start + batch]
             sides = [
                 model.explain([str(two[side]) for two in some], strict=False)
                 for side, model in enumerate(self.models)
@@ -215,7 +217,7 @@ class _Reader:
                     self.left_out[printable(str(two[0]))] = str(bad[0])
                     continue
                 yield two, Pair(query, reference.to(query.embedding.device)).at_hand()
-            say(self.tell, what, min(start + BATCH, len(files)), len(files))
+            say(self.tell, what, min(start + batch, len(files)), len(files))
 
 
 def _learned(
@@ -223,7 +225,7 @@ def _learned(
 ) -> tuple[Float[np.ndarray, "a d"], Float[np.ndarray, "b d"]]:
     """Centres of the kinds of both views, in the order of what answers what."""
     what = "looking for kinds"
-    first = next(reader.run(what), None)
+    first = next(reader.run(what, batch=1), None)  # for how long embeddings are
     if first is None:
         raise DataError(f"no pair can be read, first: {next(iter(reader.left_out.values()))}")
     room = max(1, KEPT // (8 * each * len(first[1].query.embedding)))
