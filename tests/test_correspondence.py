@@ -100,6 +100,21 @@ def test_two_networks_of_unlike_forms_and_one_space():
     assert one["decomposition"][0] == pytest.approx([5, 10])  # red by red, with one network
 
 
+@pytest.mark.parametrize("form", ["--plain", "--sharp"])
+def test_two_networks_explain_a_pair(form, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        mosaic(seed).resize((48, 40)).save(tmp_path / f"{name}.png")
+    done = CliRunner().invoke(cli, [
+        "explain", str(tmp_path / "a.png"), str(tmp_path / "b.png"), form, "--json",
+        "--model", "test_correspondence:FIRST", "--reference-model", "test_correspondence:SECOND",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert sum(found["terms"].values()) == pytest.approx(found["similarity"], abs=1e-5)
+    if form == "--plain":
+        assert (found["query"]["grid_hw"], found["reference"]["grid_hw"]) == ([6, 9], [8, 8])
+
+
 def test_two_networks_on_the_stereo_pair(tmp_path):
     """What is said of them, and what cannot be compared."""
     first, second = colour_tower((24, 36), 4, [0, 1, 2]), colour_tower(16, 2, [0, 1, 2])
