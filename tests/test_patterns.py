@@ -3,7 +3,7 @@
 import csv
 import json
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def two_towers(bias=0.0):
     return tower((32, 64), 8, [0, 1, 2], bias), tower(48, 16, [2, 0, 1], bias)
 
 
-def write_pairs(root, count=12, seed=0):
+def write_pairs(root, count=24, seed=0):
     """A table of pairs: by lot one or two colours here, and what answers them there, anywhere."""
     random = np.random.default_rng(seed)
     root.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def middle(path, xyxy):
 def test_planted_answers_are_found_and_no_others(pairs):
     found = find_patterns(*two_towers(), pairs)
     assert [len(one) for one in found.areas] == [3, 3]  # of at most eight
-    assert found.strong() == [(0, 0), (1, 1), (2, 2)]
+    assert found.strong() == found.strong(surely=True) == [(0, 0), (1, 1), (2, 2)]
     assert np.count_nonzero(found.held) == 3
     of_kind = {}
     for link in found.links:
@@ -229,6 +229,37 @@ def test_clusters_and_their_order():
     assert columns.tolist() == [0, 2, 1]
 
 
+def test_chance_against_all_orders_of_the_references(monkeypatch):
+    """Four pairs with one to three matches each, and every one of 24 orders."""
+    monkeypatch.setattr(kinds, "DRAWS", 4_000)
+    pair = np.array([0, 0, 2, 3, 3, 3, 7, 7])
+    here, there = np.array([0, 1, 1, 0, 2, 1, 2, 0]), np.array([1, 0, 0, 1, 1, 0, 0, 1])
+    values = np.array([4.0, 3, 5, 4, 2, 1, 3, 2])
+    found = kinds.by_chance(pair, (here, there), values, (3, 2), seed=0)
+    of = [np.flatnonzero(pair == number) for number in (0, 2, 3, 7)]
+
+    def held(order):
+        table = np.zeros((3, 2))
+        for mine, other in zip(of, order, strict=True):
+            for i, j in zip(mine, of[other], strict=False):
+                table[here[i], there[j]] += values[i]
+        return table / table.sum()
+
+    tables = np.array([held(order) for order in permutations(range(4))])
+    assert found == pytest.approx((tables >= held(range(4)) - 1e-9).mean(0), abs=0.04)
+
+
+def test_what_has_no_pattern_is_not_told_from_chance():
+    random = np.random.default_rng(5)
+    pair = np.repeat(np.arange(60), 4)
+    some = tuple(random.integers(0, 3, len(pair)) for _ in range(2))
+    p = kinds.by_chance(pair, some, random.random(len(pair)), (3, 3), seed=0)
+    assert p.min() > 0.001
+    planted = kinds.by_chance(pair, (some[0], some[0]), np.ones(len(pair)), (3, 3), seed=0)
+    assert (planted[np.eye(3, dtype=bool)] == 0.001).all()
+    assert (planted[~np.eye(3, dtype=bool)] == 1).all()
+
+
 def test_the_same_seed_gives_the_same(pairs):
     first, again = (report(find_patterns(*two_towers(0.02), pairs, seed=4)) for _ in range(2))
     assert first.json() == again.json()
@@ -246,8 +277,8 @@ def test_some_pairs_teach_the_kinds_where_v_are_many(pairs, monkeypatch):
 
     monkeypatch.setattr(patterns._Reader, "run", run)
     found = find_patterns(*two_towers(), pairs)
-    assert read_now == [1, 3, 1]
-    assert len(found.pairs) == 12
+    assert read_now == [1, 6, 1]
+    assert len(found.pairs) == 24
 
 
 def test_what_cannot_be_used_is_told(pairs, tmp_path):
@@ -264,7 +295,7 @@ def test_what_cannot_be_used_is_told(pairs, tmp_path):
     bad.write_bytes(b"no picture")
     some = replace(pairs, samples=(replace(pairs[0], path=bad), *pairs.samples[1:]))
     found = find_patterns(*towers, some)
-    assert len(found.pairs) == 11
+    assert len(found.pairs) == 23
     assert "bad.png" in found.left_out[0][0]
     with pytest.raises(DataError, match=r"no pair can be read, first: .*bad\.png"):
         find_patterns(*towers, replace(some, pairs=some.pairs[:1]))
@@ -273,16 +304,20 @@ def test_what_cannot_be_used_is_told(pairs, tmp_path):
     dull = replace(pairs, samples=tuple(replace(one, path=grey) for one in pairs.samples))
     with pytest.raises(DataError, match="no two cells of any pair carry anything for the match"):
         find_patterns(*two_towers(bias=0.1), dull)
-    alone = find_patterns(*towers, pairs, limit=1)
+    alone = find_patterns(*towers, replace(pairs, pairs=pairs.pairs[1:2]))  # of two colours
     assert len(alone.pairs) == 1
     assert np.isnan(alone.by_lot).all()
-    assert "by lot" not in report(alone).lead
+    assert alone.strong()  # there are matches, but nothing that they could be held to
+    assert (alone.p == 1).all()
+    assert alone.strong(surely=True) == []
+    assert "no kind of region is told to answer another" in report(alone).lead
+    assert "not told from it" in report(alone).figures[0].caption
 
 
 def test_the_report(pairs):
     found = find_patterns(*two_towers(), pairs)
     made = report(found)
-    assert "100.0 % of what the 18 strongest matches" in made.lead
+    assert "100.0 % of what the 36 strongest matches" in made.lead
     assert "carry lies in 3 combinations" in made.lead
     numbers = json.loads(made.json())
     assert np.sum(numbers["carried"]) == pytest.approx(numbers["score"])

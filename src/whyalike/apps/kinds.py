@@ -15,6 +15,8 @@ from whyalike.pair import Pair
 
 STARTS, ROUNDS = 8, 50
 """Of k-means: so many beginnings, of which the tightest end is taken, each of so many rounds."""
+DRAWS = 999
+"""Of `by_chance`."""
 
 
 class Strong(NamedTuple):
@@ -101,3 +103,43 @@ def nearest(
     unit = directions(values).numpy()
     found: np.ndarray = (2 * unit @ centres.T - (centres**2).sum(1)).argmax(1)
     return np.where(unit.any(1), found, -1)
+
+
+def by_chance(
+    pair: Int[np.ndarray, " n"],
+    kinds: tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]],
+    values: Float[np.ndarray, " n"],
+    shape: tuple[int, int],
+    seed: int,
+) -> Float[np.ndarray, "a b"]:
+    """How often two kinds hold as much if each pair's reference is another pair's by lot.
+
+    In each of `DRAWS` draws the references change places whole, and the strongest match of a query
+    meets the reference's cell that was in the strongest match there, and so on. Told as (1 + draws
+    in which the two kinds hold as much or more) / (1 + draws): of one pair, 1.
+
+    Args:
+        pair: of each match, its number; those of one pair in order of their strength.
+        kinds: of its cells in the query and in the reference.
+        values: what it carries.
+        shape: how many kinds there are.
+        seed: of the draws.
+    """
+    pairs, first = np.unique(pair, return_index=True)
+    row = np.searchsorted(pairs, pair)
+    rank = np.arange(len(pair)) - first[row]
+    there = np.full((len(pairs), int(rank.max()) + 1), -1)
+    there[row, rank] = kinds[1]
+
+    def held(others: Int[np.ndarray, " n"]) -> Float[np.ndarray, " cells"]:
+        met = others >= 0  # a pair may have fewer matches than another
+        cell = (kinds[0] * shape[1] + others)[met]
+        found: np.ndarray = np.bincount(cell, values[met], shape[0] * shape[1])
+        return found / max(found.sum(), np.finfo(float).tiny)
+
+    seen = held(kinds[1]) - 1e-9
+    random = np.random.default_rng([seed, 1])
+    as_full = np.zeros(shape[0] * shape[1])
+    for _ in range(DRAWS):
+        as_full += held(there[random.permutation(len(pairs))][row, rank]) >= seen
+    return ((1 + as_full) / (1 + DRAWS)).reshape(shape)

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whyalike.apps.kinds import clusters, directions, in_order, nearest, strongest
+from whyalike.apps.kinds import by_chance, clusters, directions, in_order, nearest, strongest
 from whyalike.contributions import Contributions
 from whyalike.data import Dataset
 from whyalike.errors import DataError, ImageError
@@ -38,6 +38,8 @@ from whyalike.model import EmbeddingModel
 from whyalike.pair import Pair
 
 KINDS, EACH = 8, 8
+SURE = 0.001
+"""As p can be: no draw is as full. Of 64 combinations, that leaves one in 16 to chance."""
 MOST_KINDS = len(string.ascii_uppercase)
 BATCH = 8
 KEPT = 1 << 28
@@ -77,6 +79,8 @@ class Patterns:
         by_lot: the same, over each query with the references of all other pairs; NaN for one pair.
         areas: of the query's cells and of the reference's, the share that is of each kind.
         links: the strongest matches.
+        p: how often two kinds hold as much of these if each pair's reference is another pair's by
+            lot (`whyalike.apps.kinds.by_chance`).
         left_out: photographs that could not be read, and why.
     """
 
@@ -90,6 +94,7 @@ class Patterns:
     by_lot: Float[np.ndarray, "a b"]
     areas: tuple[Float[np.ndarray, " a"], Float[np.ndarray, " b"]]
     links: tuple[Link, ...]
+    p: Float[np.ndarray, "a b"]
     left_out: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -126,14 +131,16 @@ class Patterns:
         found = [one for one in self.links if (one.query_kind, one.reference_kind) == (a, b)]
         return sorted(found, key=lambda one: -one.value)
 
-    def strong(self, least: float = 0.01) -> list[tuple[int, int]]:
-        """Kinds that meet more often than by chance, those first that hold most.
+    def strong(self, least: float = 0.01, surely: bool = False) -> list[tuple[int, int]]:
+        """Kinds that meet more often than they are frequent, those first that hold most.
 
         Args:
             least: leave out what holds less than so much of the strongest matches.
+            surely: leave out what is not told from chance: of 999 draws, one is as full.
         """
         held, lift = self.held, self.lift
-        rows, columns = np.nonzero((held >= least) & (lift > 1))
+        told = (self.p <= SURE + 1e-9) | (not surely)
+        rows, columns = np.nonzero((held >= least) & (lift > 1) & told)
         order = np.argsort(-held[rows, columns], kind="stable")
         return [(int(rows[at]), int(columns[at])) for at in order]
 
@@ -303,7 +310,8 @@ def _counted(
         carried += parts[0] @ parts[1].T
         links += _links(pair, len(pairs), (of[0], of[1]), each)
         pairs.append(files)
-    n = len(pairs)
+    n, shape = len(pairs), (len(centres[0]), len(centres[1]))
+    of_links = tuple(np.array([one[at] for one in links]) for at in (0, 4, 5, 3))
     by_lot = np.full(carried.shape, np.nan)
     if n > 1:
         by_lot = (sums[0] @ sums[1].T - carried) / (n * (n - 1))
@@ -318,5 +326,6 @@ def _counted(
         by_lot=by_lot,
         areas=(areas[0] / n, areas[1] / n),
         links=tuple(links),
+        p=by_chance(of_links[0], (of_links[1], of_links[2]), of_links[3], shape, seed),
         left_out=tuple(reader.left_out.items()),
     )

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
-from whyalike.apps.patterns import Link, Patterns
+from whyalike.apps.patterns import SURE, Link, Patterns
 from whyalike.evaluate import plots
 from whyalike.evaluate.report import Figure, Report, Table, percent
 from whyalike.evaluate.shortcuts_report import cut_out
@@ -61,11 +61,11 @@ def name(found: Patterns, a: int, b: int) -> str:
 
 
 def _lead(found: Patterns) -> str:
-    strong = found.strong()
+    strong = found.strong(surely=True)
     lot = "" if len(found.pairs) < 2 else f" ({found.by_lot.sum():.3f} if they are matched by lot)"
     words = f"Of {len(found.pairs):,} pairs, with a mean score of {found.score:.3f}{lot}, "
     if not strong:
-        return words + "no kind of region answers another more often than by chance."
+        return words + "no kind of region is told to answer another more often than by chance."
     held = sum(found.held[two] for two in strong)
     first, count = strong[0], len(found.links)
     return (
@@ -85,6 +85,7 @@ def _answers(found: Patterns) -> Table:
                 name(found, *two),
                 percent(found.held[two]),
                 f"{found.lift[two]:.1f}",
+                f"{found.p[two]:.3f}",
                 f"{len({one.pair for one in links}):,}",
                 f"{found.carried[two]:+.3f}",
                 _signed(found.by_lot[two]),
@@ -96,11 +97,13 @@ def _answers(found: Patterns) -> Table:
         f"what the cells give, by its direction, in the at most {found.each} strongest matches of "
         f"each pair. Matches: how much of what these carry together, in percent, the two kinds "
         f"hold. Lift: how many times as much as if either met the kinds of the other view as they "
-        f"are frequent; 1 is chance. Pairs: in how many they meet so. Carries: what all cells of "
-        f"both kinds carry of the score, the mean over all pairs, in units of cosine; by lot: with "
-        f"the references of other pairs. Share: carries, in percent of the score."
+        f"are frequent; 1 is chance. p: how often two kinds hold as much if each pair's reference "
+        f"is another pair's by lot; {SURE:g}, as small as it can be, is told from chance. Pairs: "
+        f"in how many they meet so. Carries: what all cells of both kinds carry of the score, the "
+        f"mean over all pairs, in units of cosine; by lot: with the references of other pairs. "
+        f"Share: carries, in percent of the score."
     )
-    columns = ["kinds", "matches, %", "lift", "pairs", "carries", "by lot", "share, %"]
+    columns = ["kinds", "matches, %", "lift", "p", "pairs", "carries", "by lot", "share, %"]
     return Table("What answers what", about, columns, rows)
 
 
@@ -158,7 +161,8 @@ def _figures(found: Patterns, seen: Callable[[Path], Image.Image]) -> list[Figur
             patches.append((f"{link.value:+.4f}", plots.jpeg(both)))
         caption = (
             f"{name(found, *two)}: {percent(found.held[two])} % of the strongest matches, "
-            f"{found.lift[two]:.1f} times as much as by chance."
+            f"{found.lift[two]:.1f} times as much as by chance"
+            f"{'' if found.p[two] <= SURE + 1e-9 else ', which is not told from it'}."
         )
         if not number:
             caption += (
@@ -221,6 +225,7 @@ def _numbers(found: Patterns) -> dict[str, Any]:
                 "reference": digits[b],
                 "matches": float(found.held[a, b]),
                 "lift": float(found.lift[a, b]),
+                "p": float(found.p[a, b]),
                 "carried": float(found.carried[a, b]),
                 "links": [_of_link(found, link) for link in found.of(a, b)],
             }
