@@ -261,7 +261,8 @@ def test_what_has_no_pattern_is_not_told_from_chance():
 
 
 def test_the_same_seed_gives_the_same(pairs):
-    first, again = (report(find_patterns(*two_towers(0.02), pairs, seed=4)) for _ in range(2))
+    some = replace(pairs, pairs=pairs.pairs[:6])
+    first, again = (report(find_patterns(*two_towers(0.02), some, seed=4)) for _ in range(2))
     assert first.json() == again.json()
     assert first.html() == again.html()
 
