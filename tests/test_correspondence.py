@@ -12,8 +12,9 @@ from torch import nn
 
 import whyalike as wa
 from whyalike.cli import cli
-from whyalike.errors import DataError
+from whyalike.errors import DataError, ModelError
 from whyalike.evaluate import correspondence as match
+from whyalike.evaluate.correspondence_report import report
 from whyalike.geometry import Frame
 
 
@@ -39,7 +40,7 @@ def test_perfect_correspondence_scores_full_marks():
     model, picture = cells(), mosaic()
     points = match.grid_points((16, 16), 4)  # the cells' centres
     itself = match.Matched("mosaic", "homography", picture, picture, points, points)
-    found = match.located(model, model.sharp, itself, ["cosine"])
+    found = match.located(match.Towers(model, model.sharp), itself, ["cosine"])
     for name in ("cosine", "nearest cell", "same place"):
         far = match.distances(found[name], points, (16, 16))
         assert match.pck(far, [1e-9, 0.1]).tolist() == [1, 1]
@@ -50,7 +51,7 @@ def test_perfect_correspondence_scores_full_marks():
     other[order] = small
     shuffled = Image.fromarray(other.reshape(4, 4, 3).repeat(4, 0).repeat(4, 1))
     moved = match.Matched("mosaic", "homography", picture, shuffled, points, points[order])
-    found = match.located(model, model.sharp, moved, ["cosine"])
+    found = match.located(match.Towers(model, model.sharp), moved, ["cosine"])
     assert found["cosine"] == pytest.approx(points[order])
     assert match.pck(match.distances(found["same place"], points[order], (16, 16)), [0.1]) < 0.2
 
@@ -67,8 +68,83 @@ def test_point_maps_find_cells_of_orthogonal_colours():
     second = Image.fromarray(colours[:, [2, 0, 1]].repeat(4, 0).repeat(4, 1))
     points = np.array([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0]])
     given = match.Matched("three", "homography", first, second, points, points[[1, 2, 0]])
-    found = match.located(model, model.sharp, given, ["decomposition"])
+    found = match.located(match.Towers(model, model.sharp), given, ["decomposition"])
     assert found["decomposition"] == pytest.approx(given.matches_xy)
+
+
+def colour_tower(size, block, order):
+    """Mean colours of blocks of pixels; red, green and blue are directions in some order."""
+    trunk = nn.Sequential(nn.Conv2d(3, 4, block, stride=block, bias=False)).eval()
+    project = nn.Linear(4, 3, bias=False).eval()
+    with torch.no_grad():
+        rows = torch.cat([torch.eye(3), torch.zeros(1, 3)])  # a feature that says nothing
+        trunk[0].weight.copy_(rows[:, :, None, None].expand(-1, -1, block, block) / block**2)
+        project.weight.copy_(torch.eye(3)[order] @ torch.eye(3, 4))
+    plain = wa.Preprocess(size=size, mean=(0, 0, 0), std=(1, 1, 1), interpolation="nearest")
+    return wa.EmbeddingModel(trunk, "mean", project, plain)
+
+
+def test_two_networks_of_unlike_forms_and_one_space():
+    """What is red for the one is blue for the other, and so on: points are found across."""
+    first, second = colour_tower((4, 12), 4, [0, 1, 2]), colour_tower((16, 24), 8, [2, 0, 1])
+    colours = 255 * np.eye(3, dtype=np.uint8)[None]
+    here = Image.fromarray(colours.repeat(4, 0).repeat(4, 1))
+    there = Image.fromarray(colours[:, [0, 2, 1]].repeat(20, 0).repeat(10, 1))
+    points = np.array([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0]])
+    # Red is answered by blue, green by red, and blue by green, in two rows of cells each.
+    answers = np.array([[15.0, 5.0], [5.0, 5.0], [25.0, 5.0]])
+    given = match.Matched("three", "homography", here, there, points, answers)
+    found = match.located(match.Towers(first, None, second, None), given, ["decomposition"])
+    assert found["decomposition"] == pytest.approx(answers)
+    one = match.located(match.Towers(first, None), given, ["decomposition"])
+    assert one["decomposition"][0] == pytest.approx([5, 10])  # red by red, with one network
+
+
+@pytest.mark.parametrize("form", ["--plain", "--sharp"])
+def test_two_networks_explain_a_pair(form, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        mosaic(seed).resize((48, 40)).save(tmp_path / f"{name}.png")
+    done = CliRunner().invoke(cli, [
+        "explain", str(tmp_path / "a.png"), str(tmp_path / "b.png"), form, "--json",
+        "--model", "test_correspondence:FIRST", "--reference-model", "test_correspondence:SECOND",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert sum(found["terms"].values()) == pytest.approx(found["similarity"], abs=1e-5)
+    if form == "--plain":
+        assert (found["query"]["grid_hw"], found["reference"]["grid_hw"]) == ([6, 9], [8, 8])
+
+
+def test_two_networks_on_the_stereo_pair(tmp_path):
+    """What is said of them, and what cannot be compared."""
+    first, second = colour_tower((24, 36), 4, [0, 1, 2]), colour_tower(16, 2, [0, 1, 2])
+    found = match.evaluate_correspondence(first, [], ["decomposition"], reference_model=second)
+    assert {*found.kinds} == {"stereo"}
+    assert found.distances["chance"].shape[1] == 64  # cells of the second
+    settings = report(found, pictures=False).settings
+    assert "4×6×9" in settings["model, network"]
+    assert "4×8×8" in settings["reference's model, network"]
+    other = wa.EmbeddingModel(
+        nn.Conv2d(3, 3, 4, stride=4).eval(), "mean", None, wa.Preprocess(16, (0,) * 3, (1,) * 3)
+    )
+    with pytest.raises(ModelError, match="they have 4 and 3 channels; leave the method cosine"):
+        match.evaluate_correspondence(first, [], ["cosine"], reference_model=other)
+    (tmp_path / "some").mkdir()
+    mosaic().save(tmp_path / "some" / "a.png")
+    done = CliRunner().invoke(cli, [
+        "evaluate", "correspondence", "--model", "test_correspondence:FIRST",
+        "--reference-model", "test_correspondence:SECOND", "--methods", "decomposition", "--json",
+        "--data", f"folder:{tmp_path}",
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    numbers = json.loads(done.stdout)
+    assert numbers["settings"]["methods"].split(", ")[0] == "decomposition"
+    assert (
+        numbers["pck"]["stereo"]["decomposition"] == found.pck("decomposition", "stereo").tolist()
+    )
+
+
+FIRST, SECOND = colour_tower((24, 36), 4, [0, 1, 2]), colour_tower(16, 2, [0, 1, 2])
 
 
 def test_directions_find_what_is_faint():
@@ -86,7 +162,9 @@ def test_directions_find_what_is_faint():
 
         preprocess = None
 
-    found = match.located(Model(), Model, given, ["decomposition", "sharp", "direction"])
+    found = match.located(
+        match.Towers(Model(), Model), given, ["decomposition", "sharp", "direction"]
+    )
     assert found["direction"] == pytest.approx(given.matches_xy)
     for name in ("decomposition", "sharp"):
         assert found[name] == pytest.approx(np.array([[10.0, 2.0]] * 2))

@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -204,6 +206,13 @@ def test_panoramas_anywhere_on_views_from_above(tmp_path):
     assert [found[pair.second].path.name[:14] for pair in pairs] == [
         f"satellite_41.{k}" for k in (1, 2, 3, 4)
     ]
+    # 10.5 to the north of the panorama is the view's centre, 3.25 to the west of it: the camera
+    # stands below and to the right of the middle, in shares of 640 pixels.
+    assert pairs[1].camera == (0.5 + 3.25 / 640, 0.5 + 10.5 / 640)
+    test = found.only(split="test")  # with the views from above that its pairs name
+    assert {(one.split, one.view) for one in test} == {("test", "ground"), (None, "aerial")}
+    assert len(test.pairs) == 8
+    assert [pair.kind for *_, pair in test.across()] == ["positive", "positive"]
     corrected = root / "splits__corrected" / "Seattle"
     shutil.copytree(root / "splits" / "Seattle", corrected)
     for split in ("train", "test"):
@@ -257,6 +266,49 @@ def test_tables(tmp_path):
     a, c = read("manifest", tmp_path / "images.parquet")
     assert (a.label, a.box_xyxy, a.metadata) == ("7", (1, 2, 11.5, 9), {"price": 3.5})
     assert (c.label, c.box_xyxy, c.metadata) == (None, None, {})
+
+
+def test_tables_of_pairs(tmp_path):
+    """A row is two photographs of any two views; what else it says is of both."""
+    layouts.manifest(tmp_path)
+    rows = ["query,reference,label,split,camera_x,price", "a.jpg,more/b.jpg,cup,val,3,9",
+            "c.jpg,a.jpg,,train,,"]  # fmt: skip
+    layouts.write(tmp_path / "pairs.csv", *rows)
+    found = read("manifest", tmp_path / "pairs.csv")
+    assert [(one.path.name, one.view, one.label, one.split) for one in found] == [
+        ("a.jpg", "query", "cup", "val"), ("b.jpg", "reference", "cup", "val"),
+        ("c.jpg", "query", None, "train"), ("a.jpg", "reference", None, "train"),
+    ]  # fmt: skip
+    assert found[0].metadata == found[1].metadata == {"camera_x": "3", "price": "9"}
+    assert found.pairs == (data.KnownPair(0, 1, True), data.KnownPair(2, 3, True))
+    columns = {"query": ["a.jpg"], "reference": ["c.jpg"]}
+    parquet.write_table(pa.table(columns), tmp_path / "pairs.parquet")
+    assert len(read("manifest", tmp_path / "pairs.parquet").pairs) == 1
+    for head, row, message in (
+        ("query,reference", "a.jpg,", "line 2: names no reference"),
+        ("query,reference", "../x.jpg,a.jpg", "line 2: '../x.jpg' is no path below"),
+        ("query,reference,pair", "a.jpg,c.jpg,1", "a table of pairs has no column 'pair'"),
+        ("query,other", "a.jpg,c.jpg", "the head names 'query', 'other'"),
+    ):
+        layouts.write(tmp_path / "bad.csv", head, row)
+        with pytest.raises(DataError, match=re.escape(message)):
+            read("manifest", tmp_path / "bad.csv")
+
+
+def test_query_and_reference_of_pairs(tmp_path):
+    """The street's view is the query, wherever it stands; without views, the first is."""
+    a, b = (data.Sample(tmp_path / name) for name in ("a", "b"))
+    for views, order in (
+        (("ground", "aerial"), "ab"), (("aerial", "ground"), "ba"),
+        (("query", "reference"), "ab"), (("reference", "query"), "ba"),
+        ((None, None), "ab"), (("aerial", "aerial"), "ab"),
+    ):  # fmt: skip
+        samples = tuple(replace(one, view=view) for one, view in zip((a, b), views, strict=True))
+        known = (data.KnownPair(0, 1, True), data.KnownPair(0, 1, False),
+                 data.KnownPair(0, 1, True, kind="semi-positive"))  # fmt: skip
+        ((query, reference, pair),) = data.Dataset("d", "two", samples, known).across()
+        assert query.path.name + reference.path.name == order
+        assert pair == known[0]
 
 
 # What each layout cannot do without, and what the message names.

@@ -14,7 +14,11 @@ from whyalike.data.samples import demo_pair
 from whyalike.data.synthetic import digit_scenes, write_scenes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "all-of-whyalike.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "all-of-whyalike.md",
+    ROOT / "docs" / "across-views.md",
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

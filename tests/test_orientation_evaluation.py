@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from whyalike.apps import orientation_evaluation as evaluation
 from whyalike.apps.orientation import Compass, Estimate, estimate
 from whyalike.apps.orientation_evaluation import evaluate_orientation, histogram, wilson
 from whyalike.apps.orientation_report import report
-from whyalike.cli import cli
+from whyalike.cli import cli, orient
 from whyalike.data import read
 from whyalike.errors import DataError, OutputFileError, WhyalikeError
 from whyalike.train.towers import TowerSettings
@@ -158,8 +159,6 @@ def test_the_report(places):
 def test_data_that_cannot_be_used_is_told(places, tmp_path):
     with pytest.raises(DataError, match="has no pairs of a view from the street"):
         evaluation.pairs_of(read(f"folder:{layouts.folder(tmp_path / 'folder')}"))
-    with pytest.raises(DataError, match="by offsets of its own making"):
-        evaluation.pairs_of(read(f"vigor:{layouts.vigor(tmp_path / 'vigor')}"))
     with pytest.raises(DataError, match="turn is one of panorama, tile, none"):
         evaluate_orientation(GROUND, AERIAL, places, turn="both")
     with pytest.raises(DataError, match="are numbers of pixels"):
@@ -238,16 +237,156 @@ def test_the_command_on_a_pair(towers, tmp_path, monkeypatch):
         assert message in said, (arguments, said)
 
 
-@pytest.mark.slow
-def test_the_published_pair_of_towers_runs_and_is_complete():
-    """With random weights: what they say means nothing, but all of it adds up."""
-    ground, aerial = wa.zoo.load_two("published:siamese_vgg16", pretrained=False)
-    panorama, tile = scene([(0, 90)])
-    pair = wa.explain_pair(ground, panorama, tile, reference_model=aerial)
-    assert sum(pair.terms) == pytest.approx(pair.similarity, abs=1e-4)
+LANDMARK = (60.0, 100.0)
+"""Its azimuth and bearing: the panorama's middle column looks at 40°, north-east."""
+COLOURED = ("--model", "test_orientation:GROUND", "--reference-model", "test_orientation:AERIAL")
+
+
+ANGLES = {
+    ("south", True): 220,  # as in the paper: 0° south, 90° west, 180° north, 270° east
+    ("north", True): 40,
+    ("east", True): 310,
+    ("west", True): 130,
+    ("south", False): 140,
+    ("north", False): 320,
+    ("east", False): 50,  # as in mathematics
+    ("west", False): 230,
+}
+"""What 40°, north-east, is told as: by where 0° is, and whether angles grow clockwise."""
+
+
+def test_one_landmark_in_every_way_to_tell_angles(tmp_path):
+    names = [str(tmp_path / name) for name in ("street.png", "above.png")]
+    for picture, name in zip(scene([LANDMARK]), names, strict=True):
+        picture.save(name)
+    pair = wa.explain_pair(GROUND, names[0], names[1], reference_model=AERIAL)
     found = estimate(pair)
+    for (zero, clockwise), angle in ANGLES.items():
+        told = orientation.told(found, Compass(orient.DIRECTIONS[zero], clockwise))
+        for name, one in told.items():
+            off = float(orientation.wrapped(one["heading"] - angle))
+            assert abs(off) < 8, (zero, clockwise, name)
     assert {*found} == {*orientation.ESTIMATORS}
-    assert found["votes"].density.sum() == pytest.approx(1)
+    for options, key in (
+        ((), ("south", True)),
+        (("--zero", "east", "--counterclockwise"), ("east", False)),
+    ):
+        done = invoke("orient", *names, *COLOURED, *options, "--json")
+        one = json.loads(done.stdout)["estimates"]["votes"]
+        assert abs(float(orientation.wrapped(one["heading"] - ANGLES[key]))) < 8
+
+
+@pytest.mark.parametrize("camera", [(256.0, 256.0), (200.0, 300.0)])
+@pytest.mark.parametrize(
+    ("turn", "lot", "heading"),
+    [
+        ("none", 0.7, 40),
+        ("panorama", 0.25, 130),  # begun a quarter further clockwise
+        ("panorama", 0.75, 310),
+        ("tile", 50 / 360, 90),  # turned clockwise, and the landmark with it
+        ("tile", 0.75, 310),
+    ],
+)
+def test_one_landmark_wherever_panoramas_begin_and_tiles_are_turned(turn, lot, heading, camera):
+    pictures = scene([LANDMARK], camera_xy=camera)
+    street, above, by, there = evaluation._turned(*pictures, turn, lot, camera)
+    assert float(orientation.wrapped(by + 40 - heading)) == pytest.approx(0)
+    pair = wa.explain_pair(GROUND, street, above, reference_model=AERIAL)
+    for name, one in estimate(pair, there).items():
+        assert abs(float(orientation.wrapped(one.heading - heading))) < 8, name
+    if camera != (256, 256) and turn == "tile":  # it has gone with the view
+        assert np.hypot(*np.subtract(there, camera)) > 40
+
+
+def test_a_camera_that_a_turn_takes_out_of_the_view_is_left_out(places):
+    """One that stands in a corner, of a view that is turned by 45°."""
+    corner = replace(places[1], metadata={"camera_x": 5, "camera_y": 5})
+    one = replace(places, samples=(places[0], corner, *places.samples[2:4]), pairs=places.pairs[:2])
+    seed = next(s for s in range(99) if 0.1 < np.random.default_rng(s).random() < 0.15)
+    found = evaluate_orientation(GROUND, AERIAL, one, turn="tile", seed=seed)
+    assert len(found.truth) == 1
+    assert "its camera stands at" in found.left_out[0][1]
+
+
+def vigor_of_one_landmark(root, side=512):
+    """Chicago, where the camera stands to the left of the centre of its view, and below it.
+
+    The view's centre lies north and east of the panorama, so both offsets are above zero.
+    """
+    layouts.vigor(root)
+    north, east = 92.8, 96.0  # in pixels of 640
+    camera = (side * (0.5 - east / 640), side * (0.5 + north / 640))
+    street, above = scene([LANDMARK], camera_xy=camera, size=side)
+    for split in ("train", "test"):
+        listed = root / "splits" / "Chicago" / f"same_area_balanced_{split}.txt"
+        lines = [line.split() for line in listed.read_text().splitlines()]
+        layouts.write(listed, *(" ".join([*one[:2], str(north), str(east), *one[4:]])
+                                for one in lines))  # fmt: skip
+    (root / "Seattle").rename(root / "Elsewhere")
+    for path in (root / "Chicago").rglob("*.*g"):
+        (street if path.parent.name == "panorama" else above).save(path)
+    return root
+
+
+@pytest.mark.parametrize("turn", ["panorama", "tile"])
+def test_vigors_offsets_are_where_cameras_stand(turn, tmp_path):
+    root = vigor_of_one_landmark(tmp_path / "vigor")
+    done = invoke("orient", "--data", f"vigor:{root}", "--split", "train", *COLOURED,
+                  "--turn", turn, "--limit", "1", "--json")  # fmt: skip
+    found = json.loads(done.stdout)
+    assert found["pairs"] == 1
+    # The landmark is seen from a panorama whose middle looks at 40° and is taken to look north.
+    for name, one in found["estimators"].items():
+        errors = orientation.wrapped(np.subtract(one["headings"], found["truth"]))
+        assert np.abs(errors - 40).max() < 8, name
+    data = read(f"vigor:{root}")
+    blind = replace(data, pairs=tuple(replace(one, camera=None) for one in data.pairs))
+    wrong = evaluate_orientation(GROUND, AERIAL, blind, turn="none")
+    assert np.abs(wrong.errors("votes") - 40).min() > 15
+
+
+def test_the_layout_of_cvusa_looks_north(tmp_path):
+    """A landmark in the east is three quarters on, of a panorama of it as it comes."""
+    root = layouts.cvusa(tmp_path / "cvusa")
+    street, above = scene([(90, 90)])
+    for path in root.rglob("*.jpg"):
+        (above if "bingmap" in path.parts else street).save(path, quality=95)
+    done = invoke("orient", "--data", f"cvusa:{root}", "--split", "train", *COLOURED, "--json")
+    found = json.loads(done.stdout)
+    assert found["pairs"] == 2
+    assert found["truth"][0] != found["truth"][1]  # they begin at columns by lot
+    for one in found["estimators"].values():
+        errors = orientation.wrapped(np.subtract(one["headings"], found["truth"]))
+        assert np.abs(errors).max() < 8
+
+
+def test_tables_of_pairs_are_street_and_above(places, tmp_path):
+    root = places[0].path.parent
+    rows = [f"ground{at}.png,aerial{at}.png,{x},{y}" for at, (_, (x, y)) in enumerate(PLACES)]
+    layouts.write(root / "pairs.csv", "query,reference,camera_x,camera_y", *rows)
+    found = evaluate_orientation(GROUND, AERIAL, read(f"manifest:{root / 'pairs.csv'}"), seed=3)
+    expected = evaluate_orientation(GROUND, AERIAL, places, seed=3)
+    for name in orientation.ESTIMATORS:
+        assert found.errors(name).tolist() == expected.errors(name).tolist()
+
+
+PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "published_pairs"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"the paper's pairs are not in {PUBLISHED}")
+@pytest.mark.filterwarnings("ignore:published:UserWarning")
+def test_the_published_pair_runs_and_is_complete():
+    """With random weights: what they say means nothing, but all of it adds up."""
+    names = [str(PUBLISHED / f"0013073_{view}.jpg") for view in ("grd", "sat")]
+    done = invoke("orient", *names, "--model", "published:siamese_vgg16", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert sum(found["terms"].values()) == pytest.approx(found["similarity"], abs=1e-4)
+    assert found["voted"] == pytest.approx(found["terms"]["pairs"], abs=1e-4)
+    assert {*found["estimates"]} == {*orientation.ESTIMATORS}
+    for one in found["estimates"].values():
+        assert sum(mode["probability"] for mode in one["modes"]) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_point_runs_along_and_its_map_turns(tmp_path):

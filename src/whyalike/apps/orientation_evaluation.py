@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from PIL import Image
 from whyalike.apps import orientation
 from whyalike.apps.orientation import ESTIMATORS, Estimate, estimate, wrapped
 from whyalike.data import Dataset
-from whyalike.errors import DataError, ImageError
+from whyalike.errors import DataError, ImageError, RegionError
 from whyalike.geometry import XY
 from whyalike.images import printable, read_image
 from whyalike.model import EmbeddingModel
@@ -123,8 +123,8 @@ def evaluate_orientation(
     Args:
         ground, aerial: the towers.
         data: with pairs of a panorama and a view from above, north up. Where the panorama's camera
-            does not stand in the middle, `camera_x` and `camera_y` of the aerial sample's metadata
-            say where, in pixels.
+            does not stand in the middle, the pair says where (VIGOR), or `camera_x` and `camera_y`
+            of the aerial sample's metadata do, in pixels.
         turn: "panorama" lets it begin at some other column by lot, which loses nothing of it;
             "tile" turns the view from above by an angle by lot, which loses its corners (grey);
             "none" leaves both, so that all headings are the same.
@@ -146,13 +146,17 @@ def evaluate_orientation(
     left_out: list[tuple[str, str]] = []
     for start in range(0, len(pairs), BATCH):
         some = []
-        for (street, above, camera), lot in zip(
+        for seen, lot in zip(
             pairs[start : start + BATCH], lots[start : start + BATCH], strict=True
         ):
             try:
-                some.append((*_turned(read_image(street), read_image(above), turn, lot, camera),))
-            except ImageError as error:
-                left_out.append((printable(str(street)), str(error)))
+                above = read_image(seen.above)
+                camera = seen.camera_in(above.size)
+                turned = _turned(read_image(seen.street), above, turn, lot, camera)
+                _within(turned[3], above.size)
+                some.append(turned)
+            except (ImageError, RegionError) as error:
+                left_out.append((printable(str(seen.street)), str(error)))
         if some:
             q = ground.explain([one[0] for one in some])
             r = aerial.explain([one[1] for one in some])
@@ -176,26 +180,43 @@ def evaluate_orientation(
     )
 
 
-def pairs_of(data: Dataset, limit: int | None = None) -> list[tuple[Path, Path, XY | None]]:
+class Seen(NamedTuple):
+    """A panorama, a view from above, and where the camera of the one stands in the other.
+
+    Args:
+        street, above: their files.
+        camera_xy: in pixels of the view from above, or
+        camera: in shares of its width and height; neither where it stands in the middle.
+    """
+
+    street: Path
+    above: Path
+    camera_xy: XY | None = None
+    camera: XY | None = None
+
+    def camera_in(self, size_wh: tuple[int, int]) -> XY | None:
+        """In pixels of a view from above of some size; None for the middle."""
+        if self.camera_xy is None and self.camera is not None:
+            return self.camera[0] * size_wh[0], self.camera[1] * size_wh[1]
+        return self.camera_xy
+
+
+def pairs_of(data: Dataset, limit: int | None = None) -> list[Seen]:
     """Panorama, view from above and camera of each pair, or of some, evenly spread.
 
     Raises:
         DataError: there are no such pairs.
     """
-    found: list[tuple[Path, Path, XY | None]] = []
-    for pair in data.pairs:
-        two = {one.view: one for one in (data[pair.first], data[pair.second])}
-        if pair.same and pair.kind in (None, "positive") and {*two} == {"ground", "aerial"}:
-            found.append((two["ground"].path, two["aerial"].path, _camera(two["aerial"].metadata)))
+    found = [
+        Seen(street.path, above.path, _camera(above.metadata), pair.camera)
+        for street, above, pair in data.across()
+        if (street.view, above.view) in (("ground", "aerial"), ("query", "reference"))
+    ]
     if not found:
         raise DataError(
             f"{data.name}: has no pairs of a view from the street and one from above; give "
-            f"cvusa:PATH, cvact:PATH, or a table with columns `view` and `pair`"
-        )
-    if any(pair.offset is not None for pair in data.pairs):
-        raise DataError(
-            f"{data.name}: its cameras stand off the centres by offsets of its own making; make a "
-            f"table of it with columns `camera_x` and `camera_y`, in pixels"
+            f"cvusa:PATH, cvact:PATH, vigor:PATH, or a table with columns `query` and `reference`, "
+            f"or `view` and `pair`"
         )
     if limit is None or limit >= len(found):
         return found
@@ -227,6 +248,15 @@ def _turned(
         turned = above.rotate(-by, Image.Resampling.BICUBIC, center=middle, fillcolor=grey)
         return street, turned, by, None if camera is None else _about(camera, middle, by)
     return street, above, 0.0, camera
+
+
+def _within(camera: XY | None, size_wh: tuple[int, int]) -> None:
+    """Refuse a camera that stands outside, as one near a corner does once the view is turned."""
+    if camera is not None and not all(0 <= at <= n for at, n in zip(camera, size_wh, strict=True)):
+        raise RegionError(
+            f"its camera stands at ({camera[0]:g}, {camera[1]:g}) of a view of "
+            f"{size_wh[0]}×{size_wh[1]} pixels"
+        )
 
 
 def begun_at(panorama: Image.Image, columns: int) -> Image.Image:

@@ -14,7 +14,18 @@ from typing import NoReturn
 import click
 
 from whyalike import __version__
-from whyalike.cli import diagnose, evaluate, explain, gallery, networks, orient, serve, study, train
+from whyalike.cli import (
+    diagnose,
+    evaluate,
+    explain,
+    gallery,
+    networks,
+    orient,
+    patterns,
+    serve,
+    study,
+    train,
+)  # fmt: skip
 from whyalike.cli.terminal import say
 from whyalike.errors import WhyalikeError, in_one_line
 
@@ -41,6 +52,7 @@ def cli() -> None:
       whyalike diagnose --model first --model second --data cub:CUB_200_2011 -o models.html
       whyalike study build pairs.csv -o birds --methods sharp,grad-cam
       whyalike orient ground.jpg aerial.jpg --model towers
+      whyalike patterns --data cvusa:CVUSA --model towers -o patterns.html
       whyalike models 'resnet*'
     """
 
@@ -48,7 +60,7 @@ def cli() -> None:
 for _command in (
     explain.demo, explain.explain, networks.models, networks.export, networks.import_checkpoint,
     gallery.index, gallery.search, gallery.remove, serve.serve, train.train, evaluate.evaluate,
-    diagnose.diagnose, orient.orient, orient.world, study.study,
+    diagnose.diagnose, orient.orient, orient.world, patterns.patterns, study.study,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from whyalike.evaluate.report import Report
     from whyalike.model import EmbeddingModel
 
+Tell = Callable[[str, int, int], None]
+
 
 @click.group()
 def evaluate() -> None:
@@ -173,6 +175,8 @@ def sanity(
               help="Of the homographies.")  # fmt: skip
 @report_option
 @network_options
+@click.option("--reference-model", metavar="SPEC", help="The network that sees the second "
+              "pictures, where --model does not name two; of one space with it.")  # fmt: skip
 @json_option
 def correspondence(
     data: str | None,
@@ -181,6 +185,7 @@ def correspondence(
     seed: int,
     outputs: tuple[str, ...],
     network: Network,
+    reference_model: str | None,
     as_json: bool,
 ) -> None:
     """Do point maps find what a point shows? Against matches that are known.
@@ -193,15 +198,16 @@ def correspondence(
     Examples:
       whyalike evaluate correspondence
       whyalike evaluate correspondence --data folder:photos --limit 5 -o points.html
+      whyalike evaluate correspondence --model my:sketch --reference-model my:photograph
     """
     paths = _paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate.correspondence import METHODS, evaluate_correspondence
 
-        names = [*METHODS]
+        names = None
         if methods is not None:
             names = [name.strip() for name in methods.split(",") if name.strip()]
-        if bad := [name for name in names if name not in METHODS]:
+        if bad := [name for name in names or () if name not in METHODS]:
             raise click.UsageError(
                 f"--methods: a method is one of {', '.join(METHODS)}; came {bad[0]!r}"
             )
@@ -212,10 +218,11 @@ def correspondence(
             found = read(data)
             count = min(limit, len(found))
             photographs = [found[i * len(found) // count].path for i in range(count)]
-    with _running(network) as (loaded, tell):
+    with _running_two(network, reference_model) as (loaded, other, tell):
         from whyalike.evaluate.correspondence_report import report
 
-        measured = evaluate_correspondence(loaded, photographs, names, seed=seed, tell=tell)
+        measured = evaluate_correspondence(loaded, photographs, names, reference_model=other,
+                                           seed=seed, tell=tell)  # fmt: skip
     made = report(measured, pictures=pictured(paths))
     finish(made, measured.left_out, paths, as_json)
 
@@ -225,15 +232,24 @@ def _paths(outputs: Sequence[str], network: Network) -> list[Path]:
 
 
 @contextmanager
-def _running(network: Network) -> Iterator[tuple[EmbeddingModel, Callable[[str, int, int], None]]]:
+def _running(network: Network) -> Iterator[tuple[EmbeddingModel, Tell]]:
     """The network, to be run while a bar is shown."""
+    with _running_two(network, None) as (loaded, _, tell):
+        yield loaded, tell
+
+
+@contextmanager
+def _running_two(
+    network: Network, reference_model: str | None
+) -> Iterator[tuple[EmbeddingModel, EmbeddingModel, Tell]]:
+    """The query's network and the reference's, to be run while a bar is shown."""
     with working("loading the network"):
-        loaded = network.load()
+        two = network.load_two(reference_model)
     with steps() as tell:
         from whyalike.zoo import blaming
 
         with blaming("running the network"):
-            yield loaded, tell
+            yield *two, tell
 
 
 def pictured(paths: Sequence[Path]) -> bool:

@@ -127,4 +127,14 @@ def sample_options(limit: int | None, each: str = "ten") -> Callable[..., Any]:
     return of
 
 
+def split_of(found: Dataset, split: str | None) -> Dataset:
+    """One split of a data set: the one that is named, or "val", or all where there is none."""
+    name = split or ("val" if "val" in found.splits else None)
+    held = found if name is None else found.only(split=name)
+    if not len(held):
+        raise DataError(f"{found.name}: there is no split {split!r}; it has "
+                        f"{', '.join(found.splits) or 'none'}")  # fmt: skip
+    return held
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from whyalike.cli.network import Network, network_options
-from whyalike.cli.options import Numbers, json_option, report_option
+from whyalike.cli.options import Numbers, json_option, report_option, split_of
 from whyalike.cli.terminal import put, say, steps, working
-from whyalike.errors import DataError, ImageError, in_one_line
+from whyalike.errors import ImageError, in_one_line
 from whyalike.files import check_input, check_outputs
 
 if TYPE_CHECKING:
     from whyalike.apps.orientation import Compass
-    from whyalike.data import Dataset
     from whyalike.model import EmbeddingModel
 
 DIRECTIONS = {"north": 0.0, "east": 90.0, "south": 180.0, "west": 270.0}
@@ -90,7 +89,7 @@ def orient(
     with working("reading the data set"):
         from whyalike.data import read
 
-        found = _split(read(data), split)
+        found = split_of(read(data), split)
     ground, aerial = _load(network, reference_model)
     with steps() as tell:
         from whyalike.apps.orientation_evaluation import evaluate_orientation
@@ -133,7 +132,7 @@ class _Moving:
         ground, aerial = _load(network, reference_model)
         with working("explaining"):
             from whyalike.apps import moving_point
-            from whyalike.apps.orientation import Compass, estimate, told
+            from whyalike.apps.orientation import Compass, estimate, told, votes
             from whyalike.pair import explain_pair
 
             compass: Compass = Compass(*self.compass)
@@ -143,7 +142,9 @@ class _Moving:
                 moving_point.save_moving(pair, *self.paths, camera_xy=self.camera, compass=compass,
                                          found=found["votes"])  # fmt: skip
         if as_json:
-            put(json.dumps({"similarity": pair.similarity, "zero": compass.zero,
+            put(json.dumps({"similarity": pair.similarity, "terms": pair.terms._asdict(),
+                            "voted": float(votes(pair, self.camera)[0].real),
+                            "zero": compass.zero,
                             "clockwise": compass.clockwise, "estimates": told(found, compass),
                             "written": [str(path) for path in self.paths]}))  # fmt: skip
             return
@@ -158,15 +159,6 @@ class _Moving:
 def _load(network: Network, reference_model: str | None) -> Towers:
     with working("loading the networks"):
         return network.load_two(reference_model)
-
-
-def _split(found: Dataset, split: str | None) -> Dataset:
-    name = split or ("val" if "val" in found.splits else None)
-    held = found if name is None else found.only(split=name)
-    if not len(held):
-        raise DataError(f"{found.name}: there is no split {split!r}; it has "
-                        f"{', '.join(found.splits) or 'none'}")  # fmt: skip
-    return held
 
 
 @click.command()

@@ -27,7 +27,7 @@ class Sample:
             the public sets has), half open: pixel i covers [i, i + 1).
         mask: a file, the object's mask: bright is the object.
         camera: which camera took it.
-        view: "ground" or "aerial".
+        view: "ground" or "aerial"; of any two others that are compared, "query" or "reference".
         junk: whether it is left out of every ranking, as a detection that shows nobody is.
         metadata: what else the data set says.
     """
@@ -53,6 +53,8 @@ class KnownPair:
         fold: of a verification protocol, from 1.
         kind: how sure or how near, where there are several ("positive", "semi-positive").
         offset: how far the second's centre lies off, as the data set gives it.
+        camera: where the camera of a view from the street stands in the view from above, in shares
+            of its width and height, from its upper left corner; None where that is not known.
     """
 
     first: int
@@ -61,6 +63,7 @@ class KnownPair:
     fold: int | None = None
     kind: str | None = None
     offset: tuple[float, float] | None = None
+    camera: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,33 @@ class Dataset(Sequence[Sample]):
         return dict(Counter(one.split for one in self.samples if one.split is not None))
 
     def only(self, *, split: str | None = None, view: str | None = None) -> Dataset:
-        """The samples of one split, or one view, and the pairs among them."""
+        """The samples of one split, or one view, and the pairs among them.
+
+        A sample of no split goes with those that it is paired with, as VIGOR's views from above do.
+        """
+        kept = [one.split == (split or one.split) for one in self.samples]
+        for pair in self.pairs if split else ():
+            for here, there in ((pair.first, pair.second), (pair.second, pair.first)):
+                if self.samples[here].split is None and self.samples[there].split == split:
+                    kept[here] = True
         return self._taken(
-            one.split == (split or one.split) and one.view == (view or one.view)
-            for one in self.samples
+            keep and one.view == (view or one.view)
+            for keep, one in zip(kept, self.samples, strict=True)
         )
+
+    def across(self) -> list[tuple[Sample, Sample, KnownPair]]:
+        """Query, reference and pair of all pairs that show the same; of one kind, the best.
+
+        The query is the view from the street, or the one that the data set calls so, or else the
+        first of the two.
+        """
+        found = []
+        for pair in self.pairs:
+            if pair.same and pair.kind in (None, "positive"):
+                first, second = self.samples[pair.first], self.samples[pair.second]
+                swapped = first.view in ("aerial", "reference") and second.view != first.view
+                found.append((second, first, pair) if swapped else (first, second, pair))
+        return found
 
     def halves(self) -> tuple[Dataset, Dataset]:
         """By label, the first half and the second: as metric learning is trained and tested.

@@ -17,10 +17,13 @@ COLUMNS = (
     "path", "label", "split", "camera", "view", "x0", "y0", "x1", "y1", "mask", "pair",
 )  # fmt: skip
 """What is understood; columns of other names are metadata."""
+VIEWS = ("query", "reference")
+"""Columns that a table of pairs has in the place of `path`."""
 
 LACKING = (
     "a manifest is a table (.csv, .parquet) with a column `path` and perhaps label, split, camera, "
-    "view, a box x0, y0, x1, y1, mask, pair, and metadata"
+    "view, a box x0, y0, x1, y1, mask, pair, and metadata; or, of pairs, with columns `query` and "
+    "`reference` and perhaps label, split, and metadata"
 )
 
 
@@ -29,6 +32,9 @@ def manifest(path: Path, name: str) -> Dataset:
 
     Paths of images and masks are relative to the table's folder and do not lead out of it. A box is
     in pixels of the image, half open. Two rows of the same `pair` show the same.
+
+    A table of pairs has, in the place of `path`, the columns `query` and `reference`, two images
+    that show the same, of any two views; what else a row says is of both.
 
     Raises:
         DataError: it cannot be read, a row is malformed, or an image is missing.
@@ -40,6 +46,10 @@ def manifest(path: Path, name: str) -> Dataset:
     samples: list[Sample] = []
     seen: dict[str, list[tuple[Line, int]]] = {}
     for line, row in rows:
+        if "path" not in row:
+            seen[f"{line.number}"] = [(line, len(samples)), (line, len(samples) + 1)]
+            samples += [_sample(line, _half(line, row, view)) for view in VIEWS]
+            continue
         if pair := _text(line, row, "pair"):
             seen.setdefault(pair, []).append((line, len(samples)))
         samples.append(_sample(line, row))
@@ -52,6 +62,14 @@ def manifest(path: Path, name: str) -> Dataset:
     files = [one.path for one in samples] + [one.mask for one in samples if one.mask is not None]
     check_there(files, path.parent, "paths are relative to the manifest's folder")
     return Dataset(name, "a manifest", tuple(samples), pairs)
+
+
+def _half(line: Line, row: Mapping[str, Any], view: str) -> dict[str, Any]:
+    """One image of a row of pairs, as a row of its own."""
+    if _text(line, row, view) is None:
+        line.refuse(f"names no {view}")
+    rest = {key: value for key, value in row.items() if key not in VIEWS}
+    return rest | {"path": row[view], "view": view}
 
 
 def _sample(line: Line, row: Mapping[str, Any]) -> Sample:
@@ -68,8 +86,8 @@ def _sample(line: Line, row: Mapping[str, Any]) -> Sample:
         x0, y0, x1, y1 = (line.real(side, "a side of a box") for side in given)
         box = line.box(x0, y0, x1, y1)
     view = _text(line, row, "view")
-    if view not in (None, "ground", "aerial"):
-        line.refuse(f"view is ground or aerial; came {shortened(view)}")
+    if view not in (None, "ground", "aerial", *VIEWS):
+        line.refuse(f"view is ground or aerial, or query or reference; came {shortened(view)}")
     rest = {key: value for key, value in row.items() if key not in COLUMNS and value is not None}
     return Sample(
         line.below(folder, path),
@@ -142,9 +160,14 @@ def _parquet(file: Path) -> Iterator[tuple[Line, dict[str, Any]]]:
 
 def _head(file: Path, names: list[str]) -> list[str]:
     names = [one.strip() for one in names]
-    if "path" not in names:
+    if "path" not in names and not {*VIEWS} <= {*names}:
         came = ", ".join(map(shortened, names[:20])) or "nothing"
         raise DataError(f"{printable(str(file))}: the head names {came}; {LACKING}")
     if twice := {one for one in names if names.count(one) > 1}:
         raise DataError(f"{printable(str(file))}: there are two columns {shortened(min(twice))}")
+    if "path" not in names and (alone := ({*COLUMNS} - {"label", "split"}) & {*names}):
+        raise DataError(
+            f"{printable(str(file))}: a table of pairs has no column {shortened(min(alone))}; "
+            f"{LACKING}"
+        )
     return names

@@ -134,6 +134,8 @@ def _all(values: Any, kind: Any) -> TypeGuard[list[Any]]:
 
 CITIES = ("NewYork", "Seattle", "SanFrancisco", "Chicago")
 """Of VIGOR; across areas, the first two are there to train on, the others to test on."""
+VIGOR_SIDE = 640
+"""Pixels along a side of its views from above, in which its offsets are, whatever files have."""
 
 
 def vigor(path: Path, name: str) -> Dataset:
@@ -141,10 +143,16 @@ def vigor(path: Path, name: str) -> Dataset:
 
     A city's satellite_list.txt names its views from above. A line of its lists of panoramas is
     "PANORAMA AERIAL DLAT DLON" and three times more "AERIAL DLAT DLON": the view whose middle part
-    the panorama lies in, and three that hold it farther out ("semi-positive"), each with how far
-    the panorama lies off its centre, in pixels, as the list has it. The split is that of the same
-    area; across areas it is `metadata["cross_area"]`. Where splits__corrected is there (Lentsch et
-    al., CVPR 2023), that is read instead of splits. Cities that are not there are left out.
+    the panorama lies in, and three that hold it farther out ("semi-positive"), each with an offset
+    in pixels of 640, kept as the list has it. The split is that of the same area; across areas it
+    is `metadata["cross_area"]`. Where splits__corrected is there (Lentsch et al., CVPR 2023), that
+    is read instead of splits. Cities that are not there are left out.
+
+    The offset is the view's centre less the panorama (VIGOR's data/DATASET.md), to the north and to
+    the east, so the camera stands DLAT below the centre and DLON to the left of it; by their names,
+    the panorama L-1poX8YZAmBZVLMqBu-4w of Chicago lies south and east of the view that it has with
+    23 and −29. That, and that the middle column looks north, is also how
+    Visualize_Corrected_Labels.ipynb of SliceMatch (Lentsch et al.) draws it.
 
     Raises:
         DataError: no city is there, a file is missing, or a line malformed.
@@ -178,9 +186,9 @@ def vigor(path: Path, name: str) -> Dataset:
                         line.refuse(f"{shortened(aerial)} is not in satellite_list.txt")
                     lat, lon = (line.real(one, "an offset") for one in offsets)
                     kind = "semi-positive" if rank else "positive"
-                    pairs.append(
-                        KnownPair(len(samples), place[aerial], True, kind=kind, offset=(lat, lon))
-                    )
+                    camera = (0.5 - lon / VIGOR_SIDE, 0.5 + lat / VIGOR_SIDE)
+                    here, there = len(samples), place[aerial]
+                    pairs.append(KnownPair(here, there, True, None, kind, (lat, lon), camera))
                 label = samples[at].label
                 samples.append(Sample(image, label, split, view="ground", metadata=where))
     check_there([one.path for one in samples], root, GET_VIGOR)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,13 +23,15 @@ from whyalike.evaluate.photographs import Tell, say
 from whyalike.geometry import Frame
 from whyalike.images import printable, read_image
 from whyalike.model import EmbeddingModel
-from whyalike.pair import Pair
+from whyalike.pair import Pair, explain_pair
 
 RADII = (0.05, 0.1, 0.15, 0.2)
 """Shares of the second picture's longer side."""
 METHODS = ("decomposition", "sharp", "direction", "cosine")
 """Point maps of the model, and of its sharp form; the nearest v of the sharp form and the nearest
 features by their cosines, which leave out how much a cell carries."""
+BETWEEN = METHODS[:3]
+"""Those that compare v, which two networks of one embedding space have in common."""
 ALWAYS = ("nearest cell", "same place", "chance")
 """The best that cells of the model's grid can do; a point left where it was; a cell by lot."""
 GRID = 6
@@ -180,6 +183,7 @@ class Correspondence:
         model: whose maps they are.
         shown: one pair of each kind, and where each method finds its points.
         left_out: photographs that could not be read, and why.
+        reference_model: the second picture's own network, where there are two.
     """
 
     kinds: np.ndarray
@@ -189,6 +193,7 @@ class Correspondence:
     model: EmbeddingModel
     shown: tuple[tuple[Matched, dict[str, np.ndarray]], ...]
     left_out: tuple[tuple[str, str], ...] = field(default=())
+    reference_model: EmbeddingModel | None = None
 
     def pck(self, method: str, kind: str) -> Float[np.ndarray, " radii"]:
         """Share of the points of one kind within each radius of `RADII`."""
@@ -198,8 +203,9 @@ class Correspondence:
 def evaluate_correspondence(
     model: EmbeddingModel,
     photographs: Sequence[Path] | None = None,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     *,
+    reference_model: EmbeddingModel | None = None,
     seed: int = 0,
     tell: Tell | None = None,
 ) -> Correspondence:
@@ -210,18 +216,26 @@ def evaluate_correspondence(
 
     Args:
         model: whose point maps are measured, at its cut.
-        photographs: files for homographies; by default the demo's two.
-        methods: some of `METHODS`; `ALWAYS` are measured, too.
+        photographs: files for homographies; by default the demo's two; of none, the stereo pair is
+            all.
+        methods: some of `METHODS`, by default all; of two networks, those that compare v, as their
+            features may have nothing in common. `ALWAYS` are measured, too.
+        reference_model: the network that sees the second pictures, where it is another one; of one
+            embedding space with the first, and of any size, layer and trunk.
         seed: of the homographies, another one for each photograph.
         tell: is called as the work goes on.
 
     Raises:
         DataError: no photograph can be read.
+        ModelError: features of two networks are to be compared that are not of one length.
         ValueError: a name that is no method.
     """
+    other = model if reference_model is None else reference_model
+    if methods is None:
+        methods = METHODS if other is model else BETWEEN
     if unknown := [name for name in methods if name not in METHODS]:
         raise ValueError(f"a method is one of {', '.join(METHODS)}; came {unknown[0]!r}")
-    if model.preprocess is None:
+    if model.preprocess is None or other.preprocess is None:
         raise ModelError("to read photographs, the model needs a Preprocess; give it one")
     sets, left_out = [stereo()], []
     for number, path in enumerate(demo_pair() if photographs is None else photographs):
@@ -229,14 +243,16 @@ def evaluate_correspondence(
             sets.append(warped(printable(path.name), read_image(path), seed=seed + number))
         except ImageError as error:
             left_out.append((str(path), str(error)))
-    if len(sets) == 1:
-        raise DataError(f"no photograph can be read: {left_out[0][1] if left_out else 'none'}")
-    sharp = cache(model.sharp)
+    if left_out and len(sets) == 1:
+        raise DataError(f"no photograph can be read: {left_out[0][1]}")
+    towers = Towers(model, cache(model.sharp))
+    if other is not model:
+        towers = Towers(model, cache(model.sharp), other, cache(other.sharp))
     far: dict[str, list[np.ndarray]] = {name: [] for name in (*methods, *ALWAYS)}
     shown: dict[str, tuple[Matched, dict[str, np.ndarray]]] = {}
     for done, one in enumerate(sets):
         say(tell, "matching points", done, len(sets))
-        found = located(model, sharp, one, methods)
+        found = located(towers, one, methods)
         shown.setdefault(one.kind, (one, found))
         for name, xy in found.items():
             if name == "chance":
@@ -253,20 +269,40 @@ def evaluate_correspondence(
         model=model,
         shown=tuple(shown.values()),
         left_out=tuple(left_out),
+        reference_model=None if other is model else other,
     )
 
 
+class Towers(NamedTuple):
+    """The network of the first pictures and its sharp form, and those of the second's, if others.
+
+    A sharp form is made when it is first asked for.
+    """
+
+    model: EmbeddingModel
+    sharp: Callable[[], EmbeddingModel]
+    reference_model: EmbeddingModel | None = None
+    reference_sharp: Callable[[], EmbeddingModel] | None = None
+
+    def pair(self, given: Matched, sharp: bool = False) -> Pair:
+        """Both pictures, explained."""
+        first = self.sharp() if sharp else self.model
+        second = self.reference_model
+        if sharp and self.reference_sharp is not None:
+            second = self.reference_sharp()
+        if second is None:
+            return Pair(*first.explain([given.first, given.second]))
+        return explain_pair(first, given.first, given.second, reference_model=second)
+
+
 def located(
-    model: EmbeddingModel,
-    sharp: Callable[[], EmbeddingModel],
-    given: Matched,
-    methods: Sequence[str] = METHODS,
+    towers: Towers, given: Matched, methods: Sequence[str] = METHODS
 ) -> dict[str, Float[np.ndarray, "n 2"]]:
     """Where each method finds the points of the first picture in the second, in its pixels.
 
     Of "chance", the centres of all cells.
     """
-    pair = Pair(*model.explain([given.first, given.second]))
+    pair = towers.pair(given)
     frame = pair.reference.frame
     h, w = frame.grid_hw
     boxes = np.array([frame.cell_xyxy(r, c) for r in range(h) for c in range(w)])
@@ -278,13 +314,13 @@ def located(
     if "decomposition" in methods:
         found["decomposition"] = _by_points(pair, given.points_xy)
     if {"sharp", "direction"} & {*methods}:
-        fine = Pair(*sharp().explain([given.first, given.second]))
+        fine = towers.pair(given, sharp=True)
         if "direction" in methods:  # first: the other one has all v at hand then
             found["direction"] = _by_directions(fine, given.points_xy)
         if "sharp" in methods:
             found["sharp"] = _by_points(fine, given.points_xy)
     if "cosine" in methods:
-        found["cosine"] = _by_features(model, given, pair)
+        found["cosine"] = _by_features(towers, given, pair)
     return {name: found[name] for name in (*methods, *ALWAYS)}
 
 
@@ -301,9 +337,15 @@ def _by_directions(pair: Pair, points_xy: np.ndarray) -> Float[np.ndarray, "n 2"
     return np.array([peak(found, frame) for found in torch.einsum("kd,hwd->khw", at, there)])
 
 
-def _by_features(model: EmbeddingModel, given: Matched, pair: Pair) -> Float[np.ndarray, "n 2"]:
+def _by_features(towers: Towers, given: Matched, pair: Pair) -> Float[np.ndarray, "n 2"]:
     """The cell whose features at the cut have the largest cosine with those of the point."""
-    first, second = (_features(model, one) for one in (given.first, given.second))
+    first = _features(towers.model, given.first)
+    second = _features(towers.reference_model or towers.model, given.second)
+    if len(first) != len(second):
+        raise ModelError(
+            f"features of two networks can be compared if they are of one length; they have "
+            f"{len(first)} and {len(second)} channels; leave the method cosine out"
+        )
     found = []
     for xy in given.points_xy.tolist():
         weights = torch.from_numpy(pair.query.frame.point_weights(xy)).to(first)

@@ -35,6 +35,7 @@ def report(found: Correspondence, *, pictures: bool = True) -> Report:
         f"a cell by lot {percent(found.pck('chance', 'stereo')[at])} %, the nearest cell "
         f"{percent(found.pck('nearest cell', 'stereo')[at])} %."
     )
+    other = {} if found.reference_model is None else fingerprint(found.reference_model)
     return Report(
         title="Correspondence",
         lead=lead,
@@ -44,6 +45,7 @@ def report(found: Correspondence, *, pictures: bool = True) -> Report:
             "seed": found.seed,
             "homographies": f"corners moved by up to {match.STRENGTH:g} of each side",
             **{f"model, {name}": value for name, value in fingerprint(found.model).items()},
+            **{f"reference's model, {name}": value for name, value in other.items()},
             "threads": torch.get_num_threads(),
         },
         numbers=_numbers(found, kinds),

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,12 +33,14 @@ class Table:
         about: what exactly was measured, in plain sentences.
         columns: the heads of the columns; the first names what a row is about.
         rows: as many cells a row as there are columns.
+        icons: pictures for the page, data URLs, by the head of a row or column that they stand at.
     """
 
     title: str
     about: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    icons: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):
@@ -95,6 +97,7 @@ class Report:
         numbers: all that was measured.
         tables: to read.
         figures: for the page.
+        ahead: tables that stand before the figures; by default all.
     """
 
     title: str
@@ -103,6 +106,7 @@ class Report:
     numbers: Mapping[str, Any]
     tables: Sequence[Table]
     figures: Sequence[Figure] = ()
+    ahead: int | None = None
 
     def json(self) -> str:
         """For a program: settings, exact versions and numbers."""
@@ -126,8 +130,9 @@ class Report:
     def html(self) -> str:
         """One file that asks nothing of any other, and runs nothing."""
         body = [f"<h1>{_safe(self.title)}</h1>", f'<p class="lead">{_safe(self.lead)}</p>']
-        body += [_table(table) for table in self.tables]
-        body += [_figure(figure) for figure in self.figures]
+        tables = [_table(table) for table in self.tables]
+        ahead = len(tables) if self.ahead is None else self.ahead
+        body += [*tables[:ahead], *(_figure(one) for one in self.figures), *tables[ahead:]]
         rows = "".join(
             f"<dt>{_safe(name)}</dt><dd>{_safe(value)}</dd>"
             for name, value in [*self.settings.items(), *self._made()]
@@ -184,9 +189,13 @@ def _safe(value: object) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{_safe(cell)}</th>' for cell in table.columns)
+    def named(cell: str) -> str:
+        icon = table.icons.get(cell)
+        return _safe(cell) if icon is None else f'<img src="{_safe(icon)}" alt="">{_safe(cell)}'
+
+    head = "".join(f'<th scope="col">{named(cell)}</th>' for cell in table.columns)
     rows = "".join(
-        f'<tr><th scope="row">{_safe(row[0])}</th>'
+        f'<tr><th scope="row">{named(row[0])}</th>'
         + "".join(f"<td>{_safe(cell)}</td>" for cell in row[1:])
         + "</tr>"
         for row in table.rows
@@ -243,6 +252,8 @@ th, td { padding: 5px 10px; text-align: right; white-space: nowrap; font-weight:
 th[scope="col"] { color: var(--soft); border-bottom: 1px solid var(--line); }
 tr > :first-child { text-align: left; position: sticky; left: 0; background: var(--raised); }
 tbody tr + tr > * { border-top: 1px solid var(--line); }
+th img { width: 56px; margin: 2px 0 2px auto; }
+th[scope="row"] img { display: inline-block; vertical-align: middle; margin-right: 10px; }
 figure { margin: 0 0 24px; }
 .row { display: grid; grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); gap: 8px; }
 .large { grid-template-columns: repeat(auto-fill, minmax(min(168px, 30%), 1fr)); }

@@ -298,18 +298,29 @@ def _deciding(decision: Decision, region: Region, with_map: bool) -> str:
 
 def _patch(decision: Decision, region: Region) -> str:
     """A region and what is around it, a square cut out of the photograph."""
-    picture = read_image(decision.query.path)
-    x0, y0, x1, y1 = decision.xyxy(region)
-    side = round(min((1 + 2 * AROUND) * max(x1 - x0, y1 - y0), *picture.size))
+    return plots.jpeg(cut_out(read_image(decision.query.path), decision.xyxy(region), AROUND))
+
+
+def cut_out(picture: Image.Image, xyxy: XYXY, around: float, framed: bool = True) -> Image.Image:
+    """A square of 120 pixels out of a photograph: a box, and what is around it.
+
+    Args:
+        picture: the photograph.
+        xyxy: the box, in its pixels.
+        around: so much of its longer side is shown on each side of it.
+        framed: whether the box is.
+    """
+    x0, y0, x1, y1 = xyxy
+    side = round(min((1 + 2 * around) * max(x1 - x0, y1 - y0), *picture.size))
     left, top = (
         round(min(max((low + high - side) / 2, 0), size - side))
         for low, high, size in zip((x0, y0), (x1, y1), picture.size, strict=True)
     )
     cut = picture.crop((left, top, left + side, top + side)).convert("RGB")
     drawn = cut.resize((THUMBNAIL // 2, THUMBNAIL // 2), Image.Resampling.BICUBIC)
-    box = (x0 - left, y0 - top, x1 - left, y1 - top)
-    outline(drawn, box, drawn.width / side)
-    return plots.jpeg(drawn)
+    if framed:
+        outline(drawn, (x0 - left, y0 - top, x1 - left, y1 - top), drawn.width / side)
+    return drawn
 
 
 def small(picture: Image.Image) -> Image.Image:
