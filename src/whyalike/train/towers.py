@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ from whyalike.zoo.published.crossview import TOWERS
 from whyalike.zoo.trained_towers import Form, own_preprocess
 
 Size = int | tuple[int, int]
+Triplets = Literal["each", "together"]
 SMALL_GROUND, SMALL_AERIAL = (40, 256), 96
 """Inputs of the small trunk."""
 
@@ -47,6 +48,8 @@ class TowerSettings:
             own: of "vgg16" 224×1232 and 512×512, of "small" 40×256 and 96×96.
         alpha: by what a difference of distances is multiplied before the soft margin: 10 in the
             weighted form, 1 in the plain one.
+        triplets: "each", with the mean of all triplets' soft margins, as in CVM-Net; or "together",
+            with one soft margin for all triplets of an anchor, in which the hard ones weigh more.
         batch_size: places in a step; each gives 2·(batch_size − 1) triplets.
         epochs: an epoch takes each place once.
         learning_rate: at its largest: it rises for the first `warmup` of the steps and falls to 0.
@@ -63,6 +66,7 @@ class TowerSettings:
     ground_size: Size | None = None
     aerial_size: Size | None = None
     alpha: float = 10.0
+    triplets: Triplets = "together"
     batch_size: int = 32
     epochs: int = 20
     learning_rate: float = 3e-3
@@ -81,6 +85,10 @@ class TowerSettings:
             if not (0 <= value < math.inf) or (name == "alpha" and not value):
                 above = "above" if name == "alpha" else "from"
                 raise TrainingError(f"{name} is a number {above} 0; came {value!r}")
+        if self.triplets not in get_args(Triplets):
+            raise TrainingError(
+                f"triplets is one of {', '.join(get_args(Triplets))}; came {self.triplets!r}"
+            )
         if self.warmup > 1:
             raise TrainingError(f"warmup is a share of the steps, 0 to 1; came {self.warmup}")
 
@@ -108,17 +116,27 @@ class TowerSettings:
 
 
 def soft_margin(
-    ground: Float[Tensor, "n d"], aerial: Float[Tensor, "n d"], alpha: float
+    ground: Float[Tensor, "n d"],
+    aerial: Float[Tensor, "n d"],
+    alpha: float,
+    triplets: Triplets = "each",
 ) -> Float[Tensor, ""]:
-    """The mean of log(1 + exp(α·(d_pos − d_neg))) over all 2·n·(n − 1) triplets of a batch.
+    """The soft margin of all 2·n·(n − 1) triplets of a batch.
 
-    d is the squared distance of embeddings of length 1; each photograph of either view is an
-    anchor, with its own place's other view and with that of every other place. (Hu et al.,
-    "CVM-Net", CVPR 2018: α = 10, exhaustive mini-batches as in Vo and Hays, ECCV 2016, whose
-    plain form has α = 1.)
+    Of "each" it is the mean of log(1 + exp(α·(d_pos − d_neg))); of those of an anchor "together",
+    the mean over 2·n anchors of log(1 + Σ exp(α·(d_pos − d_neg))), in whose gradient each triplet
+    has its share of the sum, so that the hard ones lead. d is the squared distance of embeddings of
+    length 1; each photograph of either view is an anchor, with its own place's other view and with
+    that of every other place. (Hu et al., "CVM-Net", CVPR 2018: α = 10, exhaustive mini-batches as
+    in Vo and Hays, ECCV 2016, whose plain form has α = 1; together as in Sohn's N-pair loss, NIPS
+    2016, here as a cross-entropy of cosines at the temperature 1 / 2α.)
     """
     g, a = (torch.nn.functional.normalize(E, dim=1) for E in (ground, aerial))
     distance = 2 - 2 * g @ a.T
+    if triplets == "together":
+        own = torch.arange(len(g), device=g.device)
+        both = torch.cat([-alpha * distance, -alpha * distance.T])
+        return torch.nn.functional.cross_entropy(both, own.repeat(2))
     own = distance.diagonal()
     others = ~torch.eye(len(g), dtype=torch.bool, device=g.device)
     differences = torch.stack([own[:, None] - distance, own[None] - distance])[:, others]
@@ -202,6 +220,7 @@ class _Run:
         self.views, self.unseen, self.settings, self.folder = views, unseen, settings, folder
         self.device, self.form = device, settings.form()
         self.batches = self._batches(views)
+        self.measured = None if unseen is None else self._batches(unseen)
         self.steps = settings.epochs * self.batches.per_epoch
         self.step, self.losses = 0, list[float]()
         self.epochs: list[Epoch] = []
@@ -226,10 +245,10 @@ class _Run:
             group["lr"] = share * self.settings.learning_rate
         seed_all(self.settings.seed, 3, self.step)
         E = [
-            self.net.tower(name)(images.to(self.device))
+            self.net.tower(name)(images.to(self.device, memory_format=torch.channels_last))
             for name, images in (("ground", ground), ("aerial", aerial))
         ]
-        loss = soft_margin(E[0], E[1], self.settings.alpha)
+        loss = soft_margin(E[0], E[1], self.settings.alpha, self.settings.triplets)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
@@ -253,12 +272,12 @@ class _Run:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Recall on unseen places, from the street to above."""
-        assert self.unseen is not None
+        """Recall on unseen places, from the street to above, with north as unknown as in training."""
+        assert self.measured is not None
         self.net.eval()
         towers = [self.net.tower(name) for name in TOWERS]
         found: list[list[Tensor]] = [[], []]
-        for both in self._batches(self.unseen).all():
+        for both in self.measured.all():
             for tower, images, into in zip(towers, both, found, strict=True):
                 into.append(tower(images.to(self.device)).float().cpu())
         self.net.train()
