@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import layouts
+import trainings
 import whyalike as wa
 from whyalike.cli import cli
 from whyalike.data import read
@@ -22,6 +23,7 @@ from whyalike.train import views
 from whyalike.train.towers import TowerSettings, soft_margin, train_towers
 from whyalike.train.views import ViewBatches, Views, turned
 from whyalike.zoo import load_two, trained_towers
+from whyalike.zoo import trained as folders
 
 SETTINGS = TowerSettings(embedding=6, ground_size=(16, 64), aerial_size=32, batch_size=4, epochs=3)
 PLAIN = Preprocess(size=16, mean=(0, 0, 0), std=(1, 1, 1))
@@ -169,7 +171,7 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(whole, tmp_path):
     again = trained(tmp_path / "model")
     assert (again.began, again.steps) == (2, 6)
     folder, report = whole
-    names = (trained_towers.WEIGHTS, trained_towers.CONFIG)
+    names = (folders.WEIGHTS, folders.CONFIG)
     assert all((tmp_path / "model" / n).read_bytes() == (folder / n).read_bytes() for n in names)
     assert again.epochs == report.epochs
     assert {*report.epochs[-1].recall} == {"1", "5", "1%"}
@@ -277,7 +279,8 @@ def invoke(*arguments):
 
 
 ARGUMENTS = ("--trunk", "small", "--ground-size", "16,64", "--aerial-size", "32", "--alpha", "5",
-             "--triplets", "each", "--embedding", "6", "--epochs", "2", "--batch-size", "4")  # fmt: skip
+             "--triplets", "each", "--embedding", "6", "--epochs", "2",
+             "--batch-size", "4")  # fmt: skip
 
 
 def test_the_command_trains_towers_that_explain(tmp_path, monkeypatch):
@@ -322,3 +325,22 @@ def test_the_command_writes_a_world(tmp_path):
     assert "is there already; give a new folder" in again.output
     small = invoke("world", str(tmp_path / "small"), "--panorama-size", "4,4")
     assert "16 to 4096 pixels a side" in small.output
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_to_the_same_weights(tmp_path):
+    list(write_world(tmp_path / "world", 12, 3, aerial=32, panorama_wh=(64, 16)))
+    longer = (*ARGUMENTS, "--epochs", "60")
+    trainings.killed_and_gone_on_with(tmp_path, "--pairs", "cvusa:world", *longer)
+
+
+@pytest.mark.slow
+def test_small_towers_find_unseen_places(tmp_path):
+    """Two minutes of CPU: far from what a longer training reaches, and from chance."""
+    list(write_world(tmp_path / "world", 1000, 200, aerial=96, panorama_wh=(256, 40)))
+    data = read(f"cvusa:{tmp_path / 'world'}")
+    seen, unseen = (Views.of(data.only(split=split)) for split in ("train", "val"))
+    settings = TowerSettings(epochs=10)
+    report = train_towers(seen, tmp_path / "model", settings, unseen=unseen, evaluate_epochs=0)
+    recall = report.epochs[-1].recall
+    assert recall["5"] > 0.15  # by chance 0.025

@@ -150,7 +150,7 @@ class ViewBatches:
         return self._by_lot(self.indices(step), np.random.default_rng([self.seed, 2, step]))
 
     def all(self) -> Iterator[Batch]:
-        """All places in order, each by the same lot at any time, as north is not known here either."""
+        """All places in order; by lot, too, but each time by the same."""
         for start in range(0, len(self.views), self.size):
             some = np.arange(start, min(start + self.size, len(self.views)))
             yield self._by_lot(some, np.random.default_rng([self.seed, 4, start]))
