@@ -343,4 +343,4 @@ def test_small_towers_find_unseen_places(tmp_path):
     settings = TowerSettings(epochs=10)
     report = train_towers(seen, tmp_path / "model", settings, unseen=unseen, evaluate_epochs=0)
     recall = report.epochs[-1].recall
-    assert recall["5"] > 0.15  # by chance 0.025
+    assert recall["5"] > 0.3  # 0.46 when it was written; by chance 0.025

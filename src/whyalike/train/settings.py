@@ -137,9 +137,9 @@ class TowerSettings:
     aerial_size: Size | None = None
     alpha: float = 10.0
     triplets: Triplets = "together"
-    batch_size: int = 32
+    batch_size: int = 40
     epochs: int = 20
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     weight_decay: float = 1e-4
     warmup: float = 0.1
     turn: bool = True

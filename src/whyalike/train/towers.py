@@ -37,7 +37,7 @@ def soft_margin(
     length 1; each photograph of either view is an anchor, with its own place's other view and with
     that of every other place. (Hu et al., "CVM-Net", CVPR 2018: α = 10, exhaustive mini-batches as
     in Vo and Hays, ECCV 2016, whose plain form has α = 1; together as in Sohn's N-pair loss, NIPS
-    2016, here as a cross-entropy of cosines at the temperature 1 / 2α.)
+    2016, here as a cross-entropy of cosines at the temperature 1/(2α).)
     """
     g, a = (torch.nn.functional.normalize(E, dim=1) for E in (ground, aerial))
     distance = 2 - 2 * g @ a.T
