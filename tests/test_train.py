@@ -30,6 +30,7 @@ from whyalike.errors import (
 from whyalike.train import Pictures, Settings, train
 from whyalike.train.losses import loss_by_name, miner_by_name, names
 from whyalike.train.pictures import Batches, augmented
+from whyalike.train.settings import rising_and_falling
 from whyalike.zoo import trained as folders
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -359,14 +360,13 @@ def test_a_loss_that_runs_away_is_stopped(tmp_path):
 
 
 def test_the_learning_rate_rises_and_falls():
-    settings = Settings(warmup=0.25)
-    rates = [settings.rate(step, 100) for step in range(100)]
+    rates = [rising_and_falling(step, 100, 0.25) for step in range(100)]
     assert max(rates) == rates[25] == 1
     assert (np.diff(rates[:26]) > 0).all()
     assert (np.diff(rates[25:]) < 0).all()
     assert 0 < rates[0] < 0.01
     assert 0 < rates[-1] < 0.01
-    assert Settings(warmup=0.0).rate(0, 10) == 1
+    assert rising_and_falling(0, 10, 0.0) == 1
 
 
 def test_classes_are_held_out_by_name():
@@ -486,3 +486,9 @@ def test_trunks_of_many_kinds(trunk, tmp_path):
     assert "→ max → Linear(" in repr(model)
     pair = wa.explain_pair(model, colours().sources[0], colours().sources[1])
     assert sum(pair.terms) == pytest.approx(pair.similarity, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_command_that_is_killed_goes_on_to_the_same_weights(photographs):
+    longer = (*ARGUMENTS, "--epochs", "40")
+    trainings.killed_and_gone_on_with(photographs, "photos", "--hold-out", "0", *longer)

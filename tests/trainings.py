@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import whyalike as wa
-from whyalike.train import Pictures, Report, Settings, train
+from whyalike.train import Pictures, Report, Settings, checkpoints, train
+from whyalike.zoo.trained import CONFIG, WEIGHTS
 
 SETTINGS = Settings(
     trunk="small", pretrained=False, pool="max", embedding=6, size=16, loss="proxy-anchor",
@@ -44,14 +52,41 @@ def run(folder: str, before: str, done: Event) -> None:
     done.set()
 
 
+def killed_and_gone_on_with(where: Path, *arguments: str) -> None:
+    """`whyalike train` with SIGKILL after its first states, and again, against an undisturbed run.
+
+    Args:
+        where: a folder to work in.
+        arguments: of the command, of a training of some seconds.
+    """
+    command = [sys.executable, "-m", "whyalike", "train", *arguments, "--json"]
+    plain = {"cwd": where, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
+    subprocess.run([*command, "-o", "whole"], check=True, capture_output=True, **plain)
+    state, until = where / "model" / checkpoints.NAME, time.monotonic() + 300
+    with subprocess.Popen([*command, "-o", "model"], stdout=subprocess.DEVNULL, **plain) as process:
+        try:
+            while not state.exists():
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.02)
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    again = subprocess.run([*command, "-o", "model"], check=True, stdout=subprocess.PIPE, **plain)
+    report = json.loads(again.stdout)
+    assert 0 < report["began"] < report["steps"]
+    for name in (WEIGHTS, CONFIG):
+        assert (where / "model" / name).read_bytes() == (where / "whole" / name).read_bytes()
+
+
 KILL_AT_STEP = """
-import os, whyalike.train.training as target
-original = target._Run.advance
+import os, whyalike.train.loop as target
+original = target.Run.advance
 def patched(self, *arguments):
     if self.step == {at}:
         os.kill(os.getpid(), 9)
     return original(self, *arguments)
-target._Run.advance = patched
+target.Run.advance = patched
 """
 KILL_AT_REPLACE = """
 import os

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -105,6 +105,15 @@ class Preprocess:
         Raises:
             ImageError: the image is not RGB, or so long and thin that resizing would explode.
         """
+        pixels, view = self.pixels(image)
+        return self.normalised(pixels), view
+
+    def pixels(self, image: Image.Image) -> tuple[UInt8[Tensor, "3 h w"], XYXY]:
+        """The pixels of the input before they are normalised, and the rectangle that they show.
+
+        Raises:
+            ImageError: as for a call.
+        """
         if image.mode != "RGB":
             raise ImageError(f"image of mode {image.mode}: RGB is needed; use read_image first")
         height, width = self.size_hw
@@ -122,10 +131,12 @@ class Preprocess:
         )
         image = image.resize((resized_w, resized_h), _RESAMPLING[self.interpolation])
         image = image.crop((left, top, left + width, top + height))
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
-        if self.channels == "BGR":
-            tensor = tensor.flip(0)
-        return tensor.sub_(_column(self.mean)).div_(_column(self.std)), view
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return (pixels.flip(0) if self.channels == "BGR" else pixels), view
+
+    def normalised(self, pixels: UInt8[Tensor, "*n 3 h w"]) -> Float[Tensor, "*n 3 h w"]:
+        """The input for what `pixels` gave, or for several of them in a batch."""
+        return pixels.float().div_(255).sub_(_column(self.mean)).div_(_column(self.std))
 
     def _plan(self, width: int, height: int) -> tuple[tuple[int, int], int, int]:
         """What to resize to, and left and top of the crop; the arithmetic is torchvision's."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from whyalike.train.views import Views
 
 SHARED = {"trunk", "pretrained", "embedding", "epochs", "batch_size", "learning_rate", "seed",
-          "alpha", "ground_size", "aerial_size"}  # fmt: skip
+          "alpha", "triplets", "ground_size", "aerial_size"}  # fmt: skip
 """Options of `whyalike train` that two towers have, too."""
 Tells = AbstractContextManager[Callable[["Progress"], None]]
 

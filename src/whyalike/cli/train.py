@@ -20,6 +20,9 @@ from whyalike.cli.towers import sizes, train_pairs
 if TYPE_CHECKING:
     from whyalike.train import Progress as Step
 
+TOWERS = ("ground_size", "aerial_size", "alpha", "triplets")
+"""Options that only two towers have."""
+
 
 @click.command()
 @click.argument("data", nargs=-1, required=True, metavar="DATA...")
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
               help="Of the input from above, with --pairs.")  # fmt: skip
 @click.option("--alpha", type=click.FloatRange(0, min_open=True), metavar="N", help="Weight in the "
               "soft margin, with --pairs: 10 (the default) as in CVM-Net, 1 for none.")  # fmt: skip
+@click.option("--triplets", type=click.Choice(["each", "together"]), help="Soft margins, with "
+              "--pairs: of each triplet as in CVM-Net, or of an anchor's together (the default), "
+              "in which hard ones weigh more.")  # fmt: skip
 @click.option("--loss", metavar="NAME", help="A loss of pytorch-metric-learning, such as "
               "multi-similarity (the default), triplet, margin, contrastive, arcface, "
               "proxy-anchor.")  # fmt: skip
@@ -113,7 +119,7 @@ def train(
         running = {"device": device, "workers": workers, "restart": restart}
         return train_pairs(data, folder, unseen, hold_out, given | ({"tensorboard": True} if
                            tensorboard else {}), running, as_json, _training_progress)  # fmt: skip
-    if alone := [name for name in ("ground_size", "aerial_size", "alpha") if given.pop(name)]:
+    if alone := [name for name in TOWERS if given.pop(name)]:
         named = ", ".join("--" + name.replace("_", "-") for name in alone)
         raise click.UsageError(f"{named}: is for two towers; add --pairs, or leave it out")
     scenes = data == ("digits",)

@@ -41,7 +41,9 @@ def ranks_across(
 def recall_across(ranks: Int[Tensor, " n"]) -> dict[str, float]:
     """Recall@1, @5 and @1 %, the shares of queries that find their reference so far up.
 
-    The best 1 % are ⌊n / 100⌋ + 1 references, as CVM-Net counts them (Hu et al., CVPR 2018).
+    The best 1 % are ⌊n / 100⌋ + 1 references, as in the code of CVM-Net (Hu et al., CVPR 2018) and
+    of SAFA (Shi et al., NeurIPS 2019): a place is found if fewer than that are nearer than its own.
+    Others take ⌊n / 100⌋; of 1,000 places that is the best 10 in place of the best 11.
     """
     n = len(ranks)
     limits = {**{str(k): k for k in KS}, "1%": math.floor(n / 100) + 1}

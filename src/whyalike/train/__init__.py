@@ -7,9 +7,10 @@ train(seen, "model", Settings(trunk="timm:resnet50"), unseen=unseen)
 model = whyalike.load("model")
 """
 
+from whyalike.train.loop import Epoch, Progress, Report
 from whyalike.train.pictures import Pictures, Sample
 from whyalike.train.settings import DIGITS, Settings
-from whyalike.train.training import Epoch, Progress, Report, train
+from whyalike.train.training import train
 from whyalike.train.watching import saving_pairs, watching
 
 __all__ = [

@@ -10,9 +10,16 @@ from typing import Any, Literal, get_args
 
 from whyalike.errors import TrainingError
 from whyalike.pooling import Kind
-from whyalike.zoo.trained import Architecture, own_preprocess
+from whyalike.zoo import trained, trained_towers
+from whyalike.zoo.published.crossview import TOWERS
+from whyalike.zoo.trained import Architecture
+from whyalike.zoo.trained_towers import Form
 
 Augment = Literal["none", "flip", "crop"]
+Size = int | tuple[int, int]
+Triplets = Literal["each", "together"]
+SMALL_GROUND, SMALL_AERIAL = (40, 256), 96
+"""Inputs of the small trunk of two towers."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Settings:
     pretrained: bool = True
     pool: Kind = "mean"
     embedding: int | None = 512
-    size: int | tuple[int, int] | None = None
+    size: Size | None = None
     loss: str = "MultiSimilarity"
     loss_options: Mapping[str, Any] = field(default_factory=dict)
     miner: str | None = None
@@ -65,21 +72,12 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 2), ("per_class", 2), ("epochs", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise TrainingError(f"{name} is a whole number from {least}; came {value!r}")
+        _check_numbers(self, batch_size=2, per_class=2)
         if self.batch_size < 2 * self.per_class:
             raise TrainingError(
                 f"a batch has at least two classes of {self.per_class} images; came batch_size "
                 f"{self.batch_size}"
             )
-        for name in ("learning_rate", "loss_learning_rate", "weight_decay", "warmup"):
-            value = getattr(self, name)
-            if value is not None and not (0 <= value < math.inf):
-                raise TrainingError(f"{name} is a number from 0; came {value!r}")
-        if self.warmup > 1:
-            raise TrainingError(f"warmup is a share of the steps, 0 to 1; came {self.warmup}")
         if self.augment not in get_args(Augment):
             raise TrainingError(
                 f"augment is one of {', '.join(get_args(Augment))}; came {self.augment!r}"
@@ -87,7 +85,7 @@ class Settings:
 
     def architecture(self) -> Architecture:
         """The form of the network, and what becomes of a photograph."""
-        own = own_preprocess(self.trunk)
+        own = trained.own_preprocess(self.trunk)
         if self.size is not None:
             own = replace(own, size=self.size)
         return Architecture(self.trunk, self.pool, self.embedding, own)
@@ -102,13 +100,94 @@ class Settings:
             ) from error
         return found
 
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step as a share of the largest."""
-        return rising_and_falling(step, steps, self.warmup)
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """In which words other settings, as `to_json` made them, differ from these."""
+        return differing(self.to_json(), other)
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """How two towers are made and trained; with the data, these decide every weight.
+
+    Args:
+        trunk: "small", "default", "timm:NAME", or "vgg16" as in the paper.
+        pretrained: whether the trunks begin with weights of their own; "vgg16" and "small" have
+            none.
+        embedding: numbers in an embedding.
+        ground_size, aerial_size: of the inputs, a number or (height, width); None for the trunk's
+            own: of "vgg16" 224×1232 and 512×512, of "small" 40×256 and 96×96.
+        alpha: by what a difference of distances is multiplied before the soft margin: 10 in the
+            weighted form, 1 in the plain one.
+        triplets: "each", with the mean of all triplets' soft margins, as in CVM-Net; or "together",
+            with one soft margin for all triplets of an anchor, in which the hard ones weigh more.
+        batch_size: places in a step; each gives 2·(batch_size − 1) triplets.
+        epochs: an epoch takes each place once.
+        learning_rate: at its largest: it rises for the first `warmup` of the steps and falls to 0.
+        weight_decay: AdamW's.
+        warmup: a share of the steps.
+        turn: whether aerial photographs are turned by lot, panoramas begin anywhere, and both are
+            mirrored, so that no tower can know north.
+        seed: of everything that is random.
+    """
+
+    trunk: str = "small"
+    pretrained: bool = True
+    embedding: int = 128
+    ground_size: Size | None = None
+    aerial_size: Size | None = None
+    alpha: float = 10.0
+    triplets: Triplets = "together"
+    batch_size: int = 40
+    epochs: int = 20
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+    turn: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, batch_size=2)
+        if not 0 < self.alpha < math.inf:
+            raise TrainingError(f"alpha is a number above 0; came {self.alpha!r}")
+        if self.triplets not in get_args(Triplets):
+            raise TrainingError(
+                f"triplets is one of {', '.join(get_args(Triplets))}; came {self.triplets!r}"
+            )
+
+    def form(self) -> Form:
+        """The form of the towers, and what becomes of photographs."""
+        sizes = self.ground_size, self.aerial_size
+        if self.trunk == "small":
+            sizes = sizes[0] or SMALL_GROUND, sizes[1] or SMALL_AERIAL
+        ground, aerial = (
+            own if size is None else replace(own, size=size)
+            for size, own in zip(
+                sizes, (trained_towers.own_preprocess(self.trunk, t) for t in TOWERS), strict=True
+            )
+        )
+        return Form(self.trunk, self.embedding, ground, aerial)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain words and numbers, in which equal settings are equal."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self), allow_nan=False))
+        return found
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """In which words other settings, as `to_json` made them, differ from these."""
         return differing(self.to_json(), other)
+
+
+def _check_numbers(settings: Settings | TowerSettings, **least: int) -> None:
+    for name, low in {**least, "epochs": 1, "seed": 0}.items():
+        value = getattr(settings, name)
+        if not isinstance(value, int) or value < low:
+            raise TrainingError(f"{name} is a whole number from {low}; came {value!r}")
+    for name in ("learning_rate", "loss_learning_rate", "weight_decay", "warmup"):
+        value = getattr(settings, name, None)
+        if value is not None and not (0 <= value < math.inf):
+            raise TrainingError(f"{name} is a number from 0; came {value!r}")
+    if settings.warmup > 1:
+        raise TrainingError(f"warmup is a share of the steps, 0 to 1; came {settings.warmup}")
 
 
 def differing(mine: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

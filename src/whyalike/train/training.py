@@ -1,96 +1,27 @@
-"""The training itself: steps, states that survive a kill, and the folder that is a model."""
+"""Training of one network, on pictures of classes."""
 
 from __future__ import annotations
 
-import math
-import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import whyalike
-from whyalike.errors import CheckpointError, TrainingError, in_one_line
-from whyalike.evaluate.retrieval import Retrieval, retrieval
+from whyalike.errors import TrainingError, in_one_line
+from whyalike.evaluate.retrieval import retrieval
 from whyalike.files import Name
 from whyalike.model import EmbeddingModel
-from whyalike.train import checkpoints
+from whyalike.train.loop import BOARD, Epoch, Progress, Report, Run, run_to_the_end
 from whyalike.train.losses import loss_by_name, miner_by_name
 from whyalike.train.pictures import Batches, Pictures, check_trainable, prepared
-from whyalike.train.running import device_of, make_folder, own_randomness, seed_all
 from whyalike.train.settings import Settings
 from whyalike.train.watching import Watch, watching
 from whyalike.zoo import trained
 
 KS = (1, 2, 4, 8)
-BOARD = "tensorboard"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What came out of an epoch.
-
-    Args:
-        epoch: its number, from 1.
-        step: how many steps were made in all.
-        loss: its mean over the epoch's steps.
-        recall: on unseen classes, for each k, the share of images with one of their class among the
-            k nearest; none where there are no such classes.
-        map_at_r: MAP@R on unseen classes.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    recall: dict[str, float]
-    map_at_r: float | None
-
-    def __str__(self) -> str:
-        recalls = "".join(f", R@{k} {100 * value:.1f}" for k, value in self.recall.items())
-        last = "" if self.map_at_r is None else f", MAP@R {100 * self.map_at_r:.1f}"
-        return f"epoch {self.epoch}: loss {self.loss:.4f}{recalls}{last}"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is.
-
-    Args:
-        step: how many steps were made.
-        steps: of how many.
-        loss: of the last one.
-        epoch: what came out of the epoch that this step ended, if it ended one.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    epoch: Epoch | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a training did.
-
-    Args:
-        folder: where the model is.
-        steps: how many steps it was trained for.
-        began: the step at which this run began; all of them, if there was nothing left to do.
-        seconds: that this run took.
-        epochs: what came out of each, those of earlier runs too.
-    """
-
-    folder: str
-    steps: int
-    began: int
-    seconds: float
-    epochs: tuple[Epoch, ...]
 
 
 def train(
@@ -139,33 +70,23 @@ def train(
     """
     settings = settings or Settings()
     run = _Run(pictures, unseen, settings, Path(folder), device, restart)
-    if checkpoint_steps < 1 or evaluate_epochs < 0:
-        raise TrainingError("checkpoint_steps is 1 or more, evaluate_epochs 0 or more")
-    start, began = time.perf_counter(), run.step
-    threads = min(8, os.cpu_count() or 1) if workers is None else max(1, workers)
-    with own_randomness(run.device), _board(run.folder, tensorboard, began) as board:
-        for images, classes in run.batches.run(began, run.steps, threads):
-            loss = run.advance(images, classes)
-            epoch = None
-            if run.step % run.batches.per_epoch == 0:
-                number = run.step // run.batches.per_epoch
-                due = evaluate_epochs and number % evaluate_epochs == 0
-                epoch = run.close_epoch(number, measured=bool(due or run.step == run.steps))
-                if watch is not None:
-                    run.show(watch, number)
-            if epoch or run.step % checkpoint_steps == 0:
-                run.write()
-            board(run.step, loss, run.optimizer.param_groups[0]["lr"], epoch)
+    with _board(run.folder, tensorboard, run.step) as board:
+
+        def tell(now: Progress) -> None:
+            board(now.step, now.loss, run.optimizer.param_groups[0]["lr"], now.epoch)
+            if watch is not None and now.epoch is not None:
+                run.show(watch, now.epoch.epoch)
             if progress is not None:
-                progress(Progress(run.step, run.steps, loss, epoch))
-    if began == run.steps:
-        run.write()  # a kill may have come between the state and the model
-    taken = time.perf_counter() - start
-    return Report(str(folder), run.steps, began, taken, tuple(run.epochs))
+                progress(now)
+
+        return run_to_the_end(run, workers, checkpoint_steps, evaluate_epochs, tell)
 
 
-class _Run:
-    """A training in progress: all that `train` changes from step to step."""
+class _Run(Run):
+    """A training of one network in progress."""
+
+    settings: Settings
+    kind, packages = "pictures", ("timm", "pytorch-metric-learning")
 
     def __init__(
         self,
@@ -177,78 +98,34 @@ class _Run:
         restart: bool,
     ) -> None:
         check_trainable(pictures)
-        self.pictures, self.unseen, self.settings, self.folder = pictures, unseen, settings, folder
-        self.device = device_of(device)
+        self.pictures, self.unseen = pictures, unseen
         self.architecture = settings.architecture()
-        self.batches = Batches(pictures, settings, self.architecture.preprocess)
-        self.steps = settings.epochs * self.batches.per_epoch
-        self.step, self.losses = 0, list[float]()
-        self.epochs: list[Epoch] = []
-        make_folder(folder, restart, BOARD)
-        state = checkpoints.read(folder)
-        if state is not None:
-            self._check_same(state.about)
-        with own_randomness(self.device):
-            seed_all(settings.seed, 0, 0)
-            fresh = settings.pretrained and state is None
-            self.net = trained.build(self.architecture, pretrained=fresh)
-            self.net.to(self.device).train()
-            self.loss, self.miner = self._loss_and_miner()
-        self.optimizer = self._optimizer()
-        half = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()
-        self.low = torch.float16 if half else torch.bfloat16
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.amp and half)
-        if state is not None:
-            self._take(state)
+        batches = Batches(pictures, settings, self.architecture.preprocess)
+        data = {"seen": _told(pictures), "unseen": None if unseen is None else _told(unseen)}
+        super().__init__(folder, settings, batches, data, device, restart, settings.amp)
 
-    def advance(self, images: Tensor, classes: Tensor) -> float:
-        """One step; its loss."""
-        share = self.settings.rate(self.step, self.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = share * group["largest"]
-        seed_all(self.settings.seed, 3, self.step)
-        images, classes = images.to(self.device), classes.to(self.device)
+    def make(self, pretrained: bool) -> None:
+        self.net = trained.build(self.architecture, pretrained=pretrained)
+        self.net.to(self.device).train()
+        self.loss, self.miner = self._loss_and_miner()
+
+    def loss_of(self, first: Tensor, second: Tensor) -> Tensor:
+        images, classes = first.to(self.device), second.to(self.device)
         with torch.autocast(self.device.type, self.low, enabled=self.settings.amp):
             E = self.net(images)
         E = E.float()
         try:
             mined = None if self.miner is None else self.miner(E, classes)
-            loss = self.loss(E, classes, mined)
+            loss: Tensor = self.loss(E, classes, mined)
         except Exception as error:  # a loss that takes something else than embeddings and classes
             raise TrainingError(
                 f"{type(self.loss).__name__} raised {in_one_line(error)}; take another loss or "
                 f"miner, or other options"
             ) from error
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss of step {self.step + 1} is {value}; take a smaller learning rate (now "
-                f"{self.settings.learning_rate:g})"
-            )
-        self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.step += 1
-        self.losses.append(value)
-        return value
-
-    def close_epoch(self, number: int, measured: bool) -> Epoch:
-        """Sum an epoch up, on unseen classes where that is due."""
-        found = self.measure() if measured and self.unseen is not None else None
-        epoch = Epoch(
-            number,
-            self.step,
-            sum(self.losses) / len(self.losses),
-            {} if found is None else {str(k): value for k, value in found.recall.items()},
-            None if found is None else found.map_at_r,
-        )
-        self.epochs.append(epoch)
-        self.losses = []
-        return epoch
+        return loss
 
     @torch.no_grad()
-    def measure(self) -> Retrieval:
+    def measure(self) -> tuple[dict[str, float], float]:
         """Recall@K and MAP@R on unseen classes."""
         assert self.unseen is not None
         self.net.eval()
@@ -256,7 +133,8 @@ class _Run:
         batches = prepared(self.unseen, self.architecture.preprocess, size)
         E = torch.cat([self.net(images.to(self.device)).float().cpu() for images in batches])
         self.net.train()
-        return retrieval(E, self.unseen.labels, ks=KS)
+        found = retrieval(E, self.unseen.labels, ks=KS)
+        return {str(k): value for k, value in found.recall.items()}, found.map_at_r
 
     def show(self, watch: Watch, number: int) -> None:
         """Let someone look at the network as it is."""
@@ -264,53 +142,15 @@ class _Run:
             layer, preprocess = trained.LAYER, self.architecture.preprocess
             watch(EmbeddingModel.from_module(net, layer, preprocess), number)
 
-    def write(self) -> None:
-        """The state, and after an epoch the model; a file is there whole or as it was."""
-        about = {"settings": self.settings.to_json(), "data": self._data(), "losses": self.losses,
-                 "epochs": [asdict(one) for one in self.epochs]}  # fmt: skip
-        checkpoints.write(
-            self.folder,
-            checkpoints.State(
-                self.step,
-                self.net.state_dict(),
-                self.loss.state_dict(),
-                self.optimizer.state_dict(),
-                self.scaler.state_dict(),
-                about,
-            ),
-        )
-        if not self.losses:
-            made = {"whyalike": whyalike.__version__, "torch": torch.__version__}
-            others = ("timm", "pytorch-metric-learning")
-            training = {
-                "settings": about["settings"],
-                "data": about["data"],
-                "step": self.step,
-                "steps": self.steps,
-                "epochs": about["epochs"],
-                "versions": {**made, **{name: version(name) for name in others}},
-            }
-            trained.save(self.folder, self.net, self.architecture, training)
+    def save(self, training: Mapping[str, Any]) -> None:
+        trained.save(self.folder, self.net, self.architecture, training)
 
-    def _data(self) -> dict[str, Any]:
-        def told(pictures: Pictures) -> dict[str, Any]:
-            return {"images": len(pictures), "classes": len(pictures.classes),
-                    "fingerprint": pictures.fingerprint}  # fmt: skip
-
-        return {
-            "seen": told(self.pictures),
-            "unseen": None if self.unseen is None else told(self.unseen),
-        }
-
-    def _check_same(self, about: Mapping[str, Any]) -> None:
-        differing = self.settings.differences(about.get("settings") or {})
-        if about.get("data") != self._data():
-            differing.append("the pictures are others")
-        if differing:
-            raise TrainingError(
-                f"{self.folder} has a training that was begun otherwise: {'; '.join(differing)}; "
-                f"give another folder, or begin anew (--restart)"
-            )
+    def groups(self) -> list[dict[str, Any]]:
+        s, groups = self.settings, super().groups()
+        theirs = 100 * s.learning_rate if s.loss_learning_rate is None else s.loss_learning_rate
+        if own := list(self.loss.parameters()):
+            groups.append({"params": own, "largest": theirs, "weight_decay": 0.0})
+        return groups
 
     def _loss_and_miner(self) -> tuple[nn.Module, nn.Module | None]:
         with torch.no_grad():
@@ -326,31 +166,10 @@ class _Run:
             miner = miner_by_name(settings.miner, settings.miner_options)
         return loss.to(self.device), miner
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        s = self.settings
-        theirs = 100 * s.learning_rate if s.loss_learning_rate is None else s.loss_learning_rate
-        groups = [{"params": list(self.net.parameters()), "largest": s.learning_rate}]
-        if own := list(self.loss.parameters()):
-            groups.append({"params": own, "largest": theirs, "weight_decay": 0.0})
-        return torch.optim.AdamW(groups, lr=s.learning_rate, weight_decay=s.weight_decay)
 
-    def _take(self, state: checkpoints.State) -> None:
-        try:
-            self.net.load_state_dict(state.net)
-            self.loss.load_state_dict(state.loss)
-            self.optimizer.load_state_dict(dict(state.optimizer))
-            if state.scaler:
-                self.scaler.load_state_dict(dict(state.scaler))
-            self.step = state.step
-            self.losses = [float(one) for one in state.about["losses"]]
-            self.epochs = [Epoch(**one) for one in state.about["epochs"]]
-            if not 0 <= self.step <= self.steps:
-                raise ValueError(f"step {self.step} of {self.steps}")
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{self.folder / checkpoints.NAME}: cannot be gone on with "
-                f"({in_one_line(error)}); give another folder, or begin anew (--restart)"
-            ) from error
+def _told(pictures: Pictures) -> dict[str, Any]:
+    classes, fingerprint = len(pictures.classes), pictures.fingerprint
+    return {"images": len(pictures), "classes": classes, "fingerprint": fingerprint}
 
 
 @contextmanager

@@ -7,12 +7,12 @@ import math
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
@@ -23,6 +23,8 @@ from whyalike.preprocess import Preprocess
 
 Batch = tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 H W"]]
 """From the street and from above."""
+KEPT_BYTES = 1 << 30
+"""Of inputs that stay in memory, so that each photograph of a small set is read once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,7 @@ class ViewBatches:
     size: int
     seed: int
     turn: bool
+    _kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def per_epoch(self) -> int:
@@ -144,10 +147,19 @@ class ViewBatches:
 
     def batch(self, step: int) -> Batch:
         """The photographs of one step."""
-        ground, aerial = _read(self.views, self.indices(step), self.ground, self.aerial)
+        return self._by_lot(self.indices(step), np.random.default_rng([self.seed, 2, step]))
+
+    def all(self) -> Iterator[Batch]:
+        """All places in order; by lot, too, but each time by the same."""
+        for start in range(0, len(self.views), self.size):
+            some = np.arange(start, min(start + self.size, len(self.views)))
+            yield self._by_lot(some, np.random.default_rng([self.seed, 4, start]))
+
+    def _by_lot(self, places: np.ndarray, random: np.random.Generator) -> Batch:
+        """Photographs of places; turned, begun and mirrored by lot where that is asked for."""
+        ground, aerial = self._read(places)
         if not self.turn:
             return ground, aerial
-        random = np.random.default_rng([self.seed, 2, step])
         mirrored = torch.from_numpy(random.random(len(ground)) < 0.5)
         ground = torch.where(mirrored[:, None, None, None], ground.flip(3), ground)
         aerial = torch.where(mirrored[:, None, None, None], aerial.flip(3), aerial)
@@ -155,11 +167,20 @@ class ViewBatches:
         ground = torch.stack([one.roll(at, 2) for one, at in zip(ground, begins, strict=True)])
         return ground, turned(aerial, random.uniform(0, 360, len(aerial)))
 
-    def all(self) -> Iterator[Batch]:
-        """All places in order, as they are."""
-        for start in range(0, len(self.views), self.size):
-            some = np.arange(start, min(start + self.size, len(self.views)))
-            yield _read(self.views, some, self.ground, self.aerial)
+    def _read(self, places: np.ndarray) -> Batch:
+        """What a network takes, of photographs that are kept as 8 bits for the next time."""
+        both = [self._place(int(i)) for i in places]
+        ground, aerial = (torch.stack(views) for views in zip(*both, strict=True))
+        return self.ground.normalised(ground), self.aerial.normalised(aerial)
+
+    def _place(self, index: int) -> tuple[UInt8[Tensor, "3 h w"], UInt8[Tensor, "3 H W"]]:
+        if index not in self._kept:
+            ground = self.ground.pixels(read_image(self.views.ground[index]))[0]
+            aerial = self.aerial.pixels(read_image(self.views.aerial[index]))[0]
+            if (len(self._kept) + 1) * (ground.numel() + aerial.numel()) > KEPT_BYTES:
+                return ground, aerial
+            self._kept[index] = ground, aerial
+        return self._kept[index]
 
 
 def turned(aerial: Float[Tensor, "n 3 h w"], degrees: np.ndarray) -> Float[Tensor, "n 3 h w"]:
@@ -175,10 +196,3 @@ def turned(aerial: Float[Tensor, "n 3 h w"], degrees: np.ndarray) -> Float[Tenso
     ]
     grid = affine_grid(torch.tensor(theta), list(aerial.shape), align_corners=False)
     return grid_sample(aerial, grid, mode="bilinear", align_corners=False)
-
-
-def _read(views: Views, places: np.ndarray, ground: Preprocess, aerial: Preprocess) -> Batch:
-    def stack(sources: tuple[ImageSource, ...], preprocess: Preprocess) -> Tensor:
-        return torch.stack([preprocess(read_image(sources[int(i)]))[0] for i in places])
-
-    return stack(views.ground, ground), stack(views.aerial, aerial)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, TypeVar, get_args
 
 import torch
 from safetensors.torch import save as to_safetensors
@@ -30,12 +30,15 @@ from whyalike.zoo.checkpoints import fit, read_checkpoint
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 LAYER = "trunk"
 """Where such a network is cut: behind its last feature map."""
-TOWERS_FORMAT = "whyalike.towers"
-"""What the config of a folder says that keeps two networks (`whyalike.zoo.trained_towers`)."""
+FORMAT, TOWERS_FORMAT = "whyalike.trained", "whyalike.towers"
+"""What a config says, and that of a folder with two networks (`whyalike.zoo.trained_towers`)."""
 SMALL_WIDTHS = (24, 48, 48, 96, 96)
 MAX_EMBEDDING = 65_536
 MAX_SIDE = 4096
 MAX_CONFIG_BYTES = 16 << 20
+
+Described = TypeVar("Described")
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,8 @@ class Architecture:
         Raises:
             ModelError: anything else.
         """
-        names = {field.name for field in fields(Preprocess)}
         try:
-            kept = dict(found["preprocess"])
-            if set(kept) != names:
-                raise ValueError(f"a preprocess has {', '.join(sorted(names))}")
-            preprocess = Preprocess(**kept)
+            preprocess = preprocess_of(found["preprocess"])
             return cls(found["trunk"], found["pool"], found["embedding"], preprocess)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"no network is described there ({in_one_line(error)})") from error
@@ -176,8 +175,19 @@ def save(
         architecture: its form.
         training: how it was trained and what came out, in plain words and numbers.
     """
-    config = {"format": "whyalike.trained", "version": 1, **architecture.to_config()}
-    text = json.dumps({**config, "training": dict(training)}, indent=2, allow_nan=False)
+    write_folder(folder, net, FORMAT, architecture.to_config(), training)
+
+
+def write_folder(
+    folder: Name,
+    net: nn.Module,
+    form: str,
+    described: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> None:
+    """The same for a network of any form, which `described` tells."""
+    config = {"format": form, "version": 1, **described, "training": dict(training)}
+    text = json.dumps(config, indent=2, allow_nan=False)
     state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
     content = {CONFIG: text.encode(), WEIGHTS: to_safetensors(state)}
 
@@ -200,16 +210,68 @@ def read(folder: Name) -> tuple[nn.Module, Preprocess]:
         CheckpointError: its weights are damaged, or those of another network.
     """
     folder = Path(folder).expanduser()
-    architecture = _read_config(folder / CONFIG)
+    if read_json(folder / CONFIG).get("format") == TOWERS_FORMAT:
+        raise ModelError(
+            f"{folder / CONFIG}: two networks, one for each view: load FOLDER#ground and "
+            f"FOLDER#aerial, or name the folder alone on the command line"
+        )
+    architecture = read_config(folder, FORMAT, "whyalike train", Architecture.from_config)
+    net = read_weights(folder, "whyalike train", lambda: build(architecture, pretrained=False))
+    return net, architecture.preprocess
+
+
+def read_config(
+    folder: Path, form: str, command: str, described: Callable[[Mapping[str, Any]], Described]
+) -> Described:
+    """What a folder says of its network.
+
+    Args:
+        folder: of which nothing is believed yet.
+        form: that its config has to be of.
+        command: that writes such folders.
+        described: checks what is said.
+
+    Raises:
+        ModelError: it is of another form or version, or says what no network is.
+    """
+    found = read_json(folder / CONFIG)
+    try:
+        if found.get("format") != form:
+            raise ModelError(f"no config of {command}")
+        if found.get("version") != 1:
+            raise ModelError("made by a later version of whyalike; upgrade it")
+        return described(found)
+    except ModelError as error:
+        raise ModelError(f"{folder / CONFIG}: {error}") from error
+
+
+def read_weights(folder: Path, command: str, make: Callable[[], Network]) -> Network:
+    """A network with the weights that a folder keeps.
+
+    Raises:
+        CheckpointError: they are damaged, or those of another network.
+    """
     weights = folder / WEIGHTS
-    check_input(weights, CheckpointError, "whyalike train writes it")
+    check_input(weights, CheckpointError, f"{command} writes it")
     state = read_checkpoint(weights)
     with torch.device("meta"):  # what a config asks for takes no memory until weights fit it
-        wanted = build(architecture, pretrained=False).state_dict()
+        wanted = make().state_dict()
     state = fit(state, wanted, weights)
-    net = build(architecture, pretrained=False)
+    net = make()
     net.load_state_dict(state, strict=False)
-    return net, architecture.preprocess
+    return net
+
+
+def preprocess_of(found: Mapping[str, Any]) -> Preprocess:
+    """A preprocess in plain words and numbers as what it is.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    kept, names = dict(found), {field.name for field in fields(Preprocess)}
+    if set(kept) != names:
+        raise ValueError(f"a preprocess has {', '.join(sorted(names))}")
+    return Preprocess(**kept)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -226,23 +288,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, OSError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({in_one_line(error)})") from error
     return found if isinstance(found, dict) else {}
-
-
-def _read_config(path: Path) -> Architecture:
-    found = read_json(path)
-    try:
-        if found.get("format") == TOWERS_FORMAT:
-            raise ModelError(
-                "two networks, one for each view: load FOLDER#ground and FOLDER#aerial, or name "
-                "the folder alone on the command line"
-            )
-        if found.get("format") != "whyalike.trained":
-            raise ModelError("no config of whyalike train")
-        if found.get("version") != 1:
-            raise ModelError("made by a later version of whyalike; upgrade it")
-        return Architecture.from_config(found)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def _trunk(name: str, pretrained: bool) -> nn.Module:

@@ -6,24 +6,20 @@ neither of which has code in it. `FOLDER#ground` and `FOLDER#aerial` name the to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import torch
-from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from whyalike.errors import CheckpointError, ModelError, in_one_line
-from whyalike.files import Name, check_input, write_whole
+from whyalike.errors import ModelError, in_one_line
+from whyalike.files import Name
 from whyalike.images import printable
 from whyalike.preprocess import Preprocess
 from whyalike.zoo import trained
-from whyalike.zoo.checkpoints import fit, read_checkpoint
 from whyalike.zoo.published.crossview import TOWERS, Tower, preprocess, vgg16
-from whyalike.zoo.trained import CONFIG, MAX_EMBEDDING, TOWERS_FORMAT, WEIGHTS
+from whyalike.zoo.trained import CONFIG, MAX_EMBEDDING, TOWERS_FORMAT
 
 SMALL_WIDTHS = (48, 64, 96)
 
@@ -68,12 +64,9 @@ class Form:
         Raises:
             ModelError: anything else.
         """
-        names = {field.name for field in fields(Preprocess)}
         try:
-            views = [dict(found[view]) for view in TOWERS]
-            if any(set(view) != names for view in views):
-                raise ValueError(f"a preprocess has {', '.join(sorted(names))}")
-            return cls(found["trunk"], found["embedding"], *(Preprocess(**one) for one in views))
+            views = [trained.preprocess_of(found[view]) for view in TOWERS]
+            return cls(found["trunk"], found["embedding"], *views)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"no two towers are described there ({in_one_line(error)})") from error
 
@@ -152,15 +145,7 @@ def save(folder: Name, net: TwoTowers, form: Form, training: Mapping[str, Any]) 
         form: its form.
         training: how it was trained and what came out, in plain words and numbers.
     """
-    config = {"format": TOWERS_FORMAT, "version": 1, **form.to_config(), "training": dict(training)}
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in net.state_dict().items()}
-    text = json.dumps(config, indent=2, allow_nan=False)
-    content = {CONFIG: text.encode(), WEIGHTS: to_safetensors(state)}
-
-    def write(path: Path, file: BinaryIO) -> None:
-        file.write(content[path.name])
-
-    write_whole([Path(folder) / name for name in (WEIGHTS, CONFIG)], write)
+    trained.write_folder(folder, net, TOWERS_FORMAT, form.to_config(), training)
 
 
 def towers(spec: str | None) -> tuple[str, str] | None:
@@ -185,16 +170,9 @@ def read(spec: str) -> tuple[nn.Module, Preprocess]:
         CheckpointError: its weights are damaged, or those of another network.
     """
     name, _, tower = spec.rpartition("#")
-    folder = Path(name).expanduser()
-    form = _read_config(folder / CONFIG)
-    weights = folder / WEIGHTS
-    check_input(weights, CheckpointError, "whyalike train --pairs writes it")
-    state = read_checkpoint(weights)
-    with torch.device("meta"):  # what a config asks for takes no memory until weights fit it
-        wanted = build(form, pretrained=False).state_dict()
-    state = fit(state, wanted, weights)
-    net = build(form, pretrained=False)
-    net.load_state_dict(state, strict=False)
+    folder, command = Path(name).expanduser(), "whyalike train --pairs"
+    form = trained.read_config(folder, TOWERS_FORMAT, command, Form.from_config)
+    net = trained.read_weights(folder, command, lambda: build(form, pretrained=False))
     return net.tower(tower), getattr(form, tower)
 
 
@@ -203,15 +181,3 @@ def _keeps_towers(spec: str) -> bool:
         return trained.read_json(Path(spec).expanduser() / CONFIG).get("format") == TOWERS_FORMAT
     except ModelError:
         return False  # whoever reads it says why
-
-
-def _read_config(path: Path) -> Form:
-    found = trained.read_json(path)
-    try:
-        if found.get("format") != TOWERS_FORMAT:
-            raise ModelError("no config of whyalike train --pairs")
-        if found.get("version") != 1:
-            raise ModelError("made by a later version of whyalike; upgrade it")
-        return Form.from_config(found)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
