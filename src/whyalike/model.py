@@ -98,7 +98,8 @@ class EmbeddingModel(nn.Module):
                 ImageNet's mean and standard deviation.
             surrogate: how the network behind the layer is made linear: "gates" holds every gate at
                 its value, "gamma" also shares each sum among its terms (see docs/sharp-maps.md),
-                "taylor" is the plain derivative, whose remainder is in the bias.
+                "taylor" is the plain derivative, whose remainder is in the bias, and "change" looks
+                at the image's own pixels instead (see `change`).
             gamma: γ of "gamma", 0 or more; `math.inf` is allowed.
             biases: "residual" leaves what the network adds behind the layer in the bias, as in the
                 paper; "located" counts it at the cells where it is added.
@@ -148,6 +149,7 @@ class EmbeddingModel(nn.Module):
         gamma: float | None = None,
         biases: Biases | None = None,
         affinity: float | None = None,
+        cells: int | None = None,
     ) -> EmbeddingModel:
         """The same network, cut at another layer or linearised in another way.
 
@@ -155,6 +157,7 @@ class EmbeddingModel(nn.Module):
 
         Args:
             layer, surrogate, gamma, biases, affinity: as in `from_module`; what is left out stays.
+            cells: as in `change`.
         """
         now = self._cut.surrogate
         model = type(self).__new__(type(self))
@@ -169,6 +172,7 @@ class EmbeddingModel(nn.Module):
                 now.gamma if gamma is None else gamma,
                 now.biases if biases is None else biases,
                 now.affinity if affinity is None else affinity,
+                now.cells if cells is None else cells,
             ),
             from_parts=self._cut.from_parts and layer in (None, self.layer),
         )
@@ -193,6 +197,19 @@ class EmbeddingModel(nn.Module):
             raise ModelError("to find a finer map, a preprocess must say the image size")
         layer = self._cut.finer(torch.Size((3, *self.preprocess.size_hw)), finer)
         return self.cut(layer, surrogate="gamma", gamma=gamma, biases="located", affinity=affinity)
+
+    def change(self, *, cells: int = 64) -> EmbeddingModel:
+        """The same network, its embedding as a grey image's and what each cell of pixels adds.
+
+        E(x) = E(grey) + Σ v, exact as ever, and E(grey) is the bias. So maps say what the score
+        loses as pixels are hidden: of all maps measured, hiding those of the largest values breaks
+        it soonest (docs/sharp-maps.md). They are fine, lie on spots rather than on objects, and
+        take some twenty passes through the network. Grey is zero, the mean colour.
+
+        Args:
+            cells: of pixels that are hidden together, at most so many on the longer side.
+        """
+        return self.cut(surrogate="change", affinity=0.0, cells=cells)
 
     def drawn(self) -> EmbeddingModel:
         """The form of the network that draws best, as `whyalike explain` shows it.
