@@ -133,9 +133,9 @@ class Cut:
             return found
         layouts = self._layouts[A.shape[1:], images.shape[2:]]
         maps = [layout.as_map(A), *(layouts[name].as_map(x) for name, [x] in kept.items())]
-        power = self.surrogate.affinity
+        power, own = self.surrogate.affinity, self.surrogate.own
         each = zip(*(A.split(1) for A in maps), strict=True)
-        return replace(found, affinity=[Affinity(of, layout.grid_hw, power) for of in each])
+        return replace(found, affinity=[Affinity(of, layout.grid_hw, power, own) for of in each])
 
     def run(
         self, images: Tensor, kept: dict[str, list[Tensor]] | None = None

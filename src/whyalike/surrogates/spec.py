@@ -24,6 +24,7 @@ class Surrogate:
             leaves in b only those that are added to the image as a whole.
         affinity: above 0, maps are shared among cells that the network sees alike, the larger the
             number the fewer (`whyalike.affinity`). The v stay as they are.
+        own: of affinity, what share of its own each cell keeps, from 0 to 1.
         cells: of "change", at most so many on the longer side of an image.
     """
 
@@ -31,6 +32,7 @@ class Surrogate:
     gamma: float = 0.05
     biases: Biases = "residual"
     affinity: float = 0.0
+    own: float = 0.0
     cells: int = 64
 
     def __post_init__(self) -> None:
@@ -44,6 +46,8 @@ class Surrogate:
             raise ValueError(f"gamma is 0 or more, or infinite; came {self.gamma!r}")
         if not 0 <= self.affinity < math.inf:
             raise ValueError(f"affinity is 0 (none) or more; came {self.affinity!r}")
+        if not 0 <= self.own <= 1:
+            raise ValueError(f"own is a share, from 0 to 1; came {self.own!r}")
         if self.cells < 2:
             raise ValueError(f"cells on a side are 2 or more; came {self.cells!r}")
 
@@ -52,4 +56,5 @@ class Surrogate:
             return f"change from grey, at most {self.cells} cells a side"
         kind = f"gamma {self.gamma:g}" if self.kind == "gamma" else self.kind
         affinity = f", affinity {self.affinity:g}" if self.affinity else ""
+        affinity += f" keeping {self.own:g}" if self.affinity and self.own else ""
         return f"{kind}, biases {self.biases}{affinity}"
