@@ -20,6 +20,7 @@ OURS: list[Row] = [
     ("sharp, each cell its own", *methods.sharp(affinity=0.0)),
     ("sharp, 4 × finer", *methods.sharp(finer=4)),
     ("sharp, γ 0.25", *methods.sharp(0.25)),
+    ("change, E − E(grey)", methods.change, None),
 ]
 BASELINES: list[Row] = [
     ("Grad-CAM", baselines.grad_cam, None),

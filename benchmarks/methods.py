@@ -68,6 +68,20 @@ def sharp(gamma: float = 0.1, finer: int = 2, affinity: float = 2.0) -> tuple[Me
     return method, of_point
 
 
+def change(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> tuple[Tensor, float]:
+    """What the query's pixels add to the similarity of a grey image, and that of the grey image."""
+    x = explained_as_change(model).explain(query)
+    E = embed(model, reference[None])[0]
+    u = E / (E.norm() * x.embedding.norm())
+    return x.map(u), (x.rest @ u).item()
+
+
+@functools.lru_cache(maxsize=4)
+def explained_as_change(model: wa.EmbeddingModel) -> wa.EmbeddingModel:
+    """The model as `model.change` makes it, once."""
+    return model.change()
+
+
 def random_map(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> Float[Tensor, "H W"]:
     """Noise in each pixel, other noise for other images."""
     return evaluated.random_map(evaluated.Both(model, model.sharp, query, reference))

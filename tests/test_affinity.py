@@ -16,7 +16,7 @@ from whyalike.affinity import Affinity
 H, W = 3, 5
 
 
-def slow(maps: list[Tensor], grid_hw: tuple[int, int], power: float) -> Tensor:
+def slow(maps: list[Tensor], grid_hw: tuple[int, int], power: float, own: float = 0.0) -> Tensor:
     """P of one image, entry by entry."""
     h, w = grid_hw
     kinds = ["area" if A.shape[1] >= h and A.shape[2] >= w else "bilinear" for A in maps]
@@ -30,7 +30,7 @@ def slow(maps: list[Tensor], grid_hw: tuple[int, int], power: float) -> Tensor:
                 length = f.norm() * g.norm()
                 cosines.append((f @ g / length).item() if length > 0 else 0.0)
             P[i, j] = 1.0 if i == j else max(0.0, sum(cosines) / len(cosines)) ** power
-    return P / P.sum(0)
+    return own * torch.eye(h * w) + (1 - own) * P / P.sum(0)
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
@@ -46,6 +46,17 @@ def test_what_cells_share_is_the_definition(power, grids, block, monkeypatch):
         torch.testing.assert_close(affinity.matrix()[i], P)
         torch.testing.assert_close(affinity.share(m)[i], P @ m[i])
     torch.testing.assert_close(affinity.share(m).sum(1), m.sum(1))
+
+
+def test_a_share_that_cells_keep_is_theirs():
+    A = torch.randn(1, 4, H, W, generator=seeded(1), dtype=torch.float64)
+    m = torch.randn(1, H * W, generator=seeded(2), dtype=torch.float64)
+    affinity = Affinity([A], (H, W), 2.0, own=0.25)
+    P = slow([A[0]], (H, W), 2.0, own=0.25)
+    torch.testing.assert_close(affinity.matrix()[0], P)
+    torch.testing.assert_close(affinity.share(m)[0], P @ m[0])
+    torch.testing.assert_close(affinity.share(m).sum(), m.sum())
+    assert affinity.on_grid((2, 2)).own == 0.25
 
 
 def test_cells_with_nothing_to_tell_them_apart_keep_their_own():

@@ -340,7 +340,7 @@ def test_what_nobody_foresaw_is_one_line_too(monkeypatch, capsys):
 def test_where_sharp_maps_cannot_be_had_plain_ones_are_offered(monkeypatch, capsys, folder):
     monkeypatch.chdir(folder)
 
-    def fail(_):
+    def fail(_, **options):
         raise LayerError("no finer map")
 
     monkeypatch.setattr("whyalike.model.EmbeddingModel.sharp", fail)

@@ -27,18 +27,23 @@ class Affinity:
     """How alike the cells of each image are: P above, for n images.
 
     a_ij = max(0, mean over maps of cos(F_i − F̄, F_j − F̄))^power, where F is a map brought to the
-    grid and F̄ its mean over the cells; P_ij = a_ij / Σ_k a_kj.
+    grid and F̄ its mean over the cells; P_ij = own [i = j] + (1 − own) a_ij / Σ_k a_kj.
 
     Args:
         maps: features of the same images, (n, c, h, w) each, of any grids.
         grid_hw: of the cells.
         power: larger ones keep values among fewer cells, those most alike.
+        own: share of its own that each cell keeps.
     """
 
     def __init__(
-        self, maps: Sequence[Float[Tensor, "n c h w"]], grid_hw: tuple[int, int], power: float
+        self,
+        maps: Sequence[Float[Tensor, "n c h w"]],
+        grid_hw: tuple[int, int],
+        power: float,
+        own: float = 0.0,
     ) -> None:
-        self.maps, self.grid_hw, self.power = maps, grid_hw, power
+        self.maps, self.grid_hw, self.power, self.own = maps, grid_hw, power, own
         self._features = [_centred(A, grid_hw) for A in maps]
         n, cells, _ = self._features[0].shape
         self._sums = self._features[0].new_zeros(n, cells)
@@ -47,16 +52,19 @@ class Affinity:
 
     def on_grid(self, grid_hw: tuple[int, int]) -> Affinity:
         """That of the cells of another grid."""
-        return Affinity(self.maps, grid_hw, self.power)
+        return Affinity(self.maps, grid_hw, self.power, self.own)
 
     def share(self, carried: Float[Tensor, "n cells"]) -> Float[Tensor, "n cells"]:
         """Σ_j P_ij m_j for every cell, of a map m; where it is, and in its type."""
-        divided = (carried.to(self._sums) / self._sums)[..., None]
-        return torch.cat([alike @ divided for _, alike in self._rows()], 1)[..., 0].to(carried)
+        kept = self.own * carried.to(self._sums)
+        divided = ((carried.to(self._sums) - kept) / self._sums)[..., None]
+        shared = torch.cat([alike @ divided for _, alike in self._rows()], 1)[..., 0]
+        return (kept + shared).to(carried)
 
     def matrix(self) -> Float[Tensor, "n cells cells"]:
         """P itself."""
-        return torch.cat([alike / self._sums[:, None] for _, alike in self._rows()], 1)
+        shared = torch.cat([alike / self._sums[:, None] for _, alike in self._rows()], 1)
+        return self.own * torch.eye(shared.shape[1]).to(shared) + (1 - self.own) * shared
 
     def _rows(self) -> Iterator[tuple[slice, Float[Tensor, "n rows cells"]]]:
         """a, some rows at a time."""

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from whyalike import decomposition, depth
 from whyalike.affinity import Affinity
+from whyalike.change import Change, pixel_cells
 from whyalike.decomposition import Decomposition, LinearHead, hooked_output, replaced_output
 from whyalike.errors import CompletenessError, LayerError, OutputError
 from whyalike.heads import Split, describe, kept_as_is, recognise, trace_head
@@ -115,6 +116,8 @@ class Cut:
         self.prepare(images.shape[1:])
         check_eval(self.net)
         images = to_net(self.net, images)
+        if self.surrogate.kind == "change":
+            return self._changed(images)
         kept: dict[str, list[Tensor]] = {} if self._finer is None else {self._finer: []}
         A, E = self.run(images, kept)
         layout = self.layout(A, images)
@@ -130,9 +133,9 @@ class Cut:
             return found
         layouts = self._layouts[A.shape[1:], images.shape[2:]]
         maps = [layout.as_map(A), *(layouts[name].as_map(x) for name, [x] in kept.items())]
-        power = self.surrogate.affinity
+        power, own = self.surrogate.affinity, self.surrogate.own
         each = zip(*(A.split(1) for A in maps), strict=True)
-        return replace(found, affinity=[Affinity(of, layout.grid_hw, power) for of in each])
+        return replace(found, affinity=[Affinity(of, layout.grid_hw, power, own) for of in each])
 
     def run(
         self, images: Tensor, kept: dict[str, list[Tensor]] | None = None
@@ -309,6 +312,34 @@ class Cut:
             self._layers_add_b[key] = gap.item() <= decomposition.TOLERANCE[head.A.dtype] / 10
         return pushed[0], pushed[1:].transpose(0, 1), b
 
+    def _changed(self, images: Tensor) -> Decomposed:
+        """What the cells of the image's own pixels add to the embedding of a grey image."""
+        with torch.no_grad():
+            E = check_embeddings(self.net(images), len(images))
+        dtype = decomposition.accumulation_dtype(E.dtype)
+        network = decomposition.in_dtype(self.net, dtype)
+
+        def run(x: Tensor) -> Tensor:
+            with kept_as_is(self.net):
+                return network(x)
+
+        layout = pixel_cells(images.shape[2:], self.surrogate.cells)
+        heads = [Change(run, image, layout) for image in images.to(dtype).split(1)]
+        # Where chords are found to add up, later images are spared the derivative, as in `_totals`.
+        key = (images.shape[1:], images.dtype, images.device)
+        parts = [head.parts(trusted=self._layers_add_b.get(key, False)) for head in heads]
+        added, grey, left = map(torch.cat, zip(*parts, strict=True))
+        cause = (
+            "the network is not deterministic, or reads its images in another way than through "
+            "operations of torch"
+        )
+        E = E.to(dtype)
+        tolerance = decomposition.tolerance(images, E)
+        b = decomposition.check(added, grey + left, E, cause, tolerance)
+        self._layers_add_b[key] = not any(head.taylor for head in heads)
+        taylor = [head.left_over(rest) for head, rest in zip(heads, left, strict=True)]
+        return Decomposed(E, b, b.new_zeros(len(b), 0, b.shape[1]), layout, taylor, None, [*heads])
+
     def _rerun(self, images: Tensor) -> decomposition.Head:
         """The head of a network that cannot be traced: all of it, with the map put in its place."""
         layer = self.net.get_submodule(self.layer)
@@ -371,12 +402,17 @@ class Cut:
             steps = "the head, differentiated as a whole"
         else:
             steps = " → ".join(filter(None, [str(split.pool), describe(split.project)]))
-        if self.surrogate != Surrogate():
+        if str(self.surrogate) != str(Surrogate()):
             steps += f" ({self.surrogate})"
         if self.surrogate.affinity:
             self._finer = depth.finer(
                 self.net, self._layouts[A.shape[1:], images.shape[2:]], layout
             )
+        if self.surrogate.kind == "change":
+            cells = pixel_cells(shape[-2:], self.surrogate.cells)
+            self.found = f"{cells} pixels of {type(self.net).__name__} → {self.surrogate} → "
+            self.found += f"embedding of {E.shape[1]}"
+            return
         size = f"{layout.channels(A.shape)}×{layout}"
         self.found = f"{size} map of {self.where}{auto} → {steps} → embedding of {E.shape[1]}"
 

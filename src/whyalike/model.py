@@ -23,6 +23,9 @@ from whyalike.preprocess import Photograph, Preprocess, Source, load_photograph
 from whyalike.probe import check_eval
 from whyalike.surrogates import Biases, Kind, Surrogate
 
+DRAWN_OWN = 0.25
+"""What share each cell keeps in maps to be looked at; without any they are flat."""
+
 
 class EmbeddingModel(nn.Module):
     """A network from images to embeddings, in three parts: features → pool → project.
@@ -98,7 +101,8 @@ class EmbeddingModel(nn.Module):
                 ImageNet's mean and standard deviation.
             surrogate: how the network behind the layer is made linear: "gates" holds every gate at
                 its value, "gamma" also shares each sum among its terms (see docs/sharp-maps.md),
-                "taylor" is the plain derivative, whose remainder is in the bias.
+                "taylor" is the plain derivative, whose remainder is in the bias, and "change" looks
+                at the image's own pixels instead (see `change`).
             gamma: γ of "gamma", 0 or more; `math.inf` is allowed.
             biases: "residual" leaves what the network adds behind the layer in the bias, as in the
                 paper; "located" counts it at the cells where it is added.
@@ -148,6 +152,8 @@ class EmbeddingModel(nn.Module):
         gamma: float | None = None,
         biases: Biases | None = None,
         affinity: float | None = None,
+        own: float | None = None,
+        cells: int | None = None,
     ) -> EmbeddingModel:
         """The same network, cut at another layer or linearised in another way.
 
@@ -155,6 +161,8 @@ class EmbeddingModel(nn.Module):
 
         Args:
             layer, surrogate, gamma, biases, affinity: as in `from_module`; what is left out stays.
+            own: as in `sharp`.
+            cells: as in `change`.
         """
         now = self._cut.surrogate
         model = type(self).__new__(type(self))
@@ -169,12 +177,16 @@ class EmbeddingModel(nn.Module):
                 now.gamma if gamma is None else gamma,
                 now.biases if biases is None else biases,
                 now.affinity if affinity is None else affinity,
+                now.own if own is None else own,
+                now.cells if cells is None else cells,
             ),
             from_parts=self._cut.from_parts and layer in (None, self.layer),
         )
         return model
 
-    def sharp(self, *, gamma: float = 0.1, finer: int = 2, affinity: float = 2.0) -> EmbeddingModel:
+    def sharp(
+        self, *, gamma: float = 0.1, finer: int = 2, affinity: float = 2.0, own: float = 0.0
+    ) -> EmbeddingModel:
         """The same network, cut where its maps are finer, with sums shared among their terms.
 
         Maps so made add up to the score as those of the last layer do, and lie closer around what
@@ -185,6 +197,7 @@ class EmbeddingModel(nn.Module):
             finer: how many times as many rows as the last map's the grid is to have. Of the layers
                 that everything goes through, the deepest such one is taken, or else the finest.
             affinity: of cells that share what they carry; 0 leaves to each its own.
+            own: what share each cell keeps for itself before the rest is shared, from 0 to 1.
 
         Raises:
             ModelError: the model has no preprocess, which says how large images are.
@@ -192,15 +205,31 @@ class EmbeddingModel(nn.Module):
         if self.preprocess is None:
             raise ModelError("to find a finer map, a preprocess must say the image size")
         layer = self._cut.finer(torch.Size((3, *self.preprocess.size_hw)), finer)
-        return self.cut(layer, surrogate="gamma", gamma=gamma, biases="located", affinity=affinity)
+        return self.cut(
+            layer, surrogate="gamma", gamma=gamma, biases="located", affinity=affinity, own=own
+        )
+
+    def change(self, *, cells: int = 64) -> EmbeddingModel:
+        """The same network, its embedding as a grey image's and what each cell of pixels adds.
+
+        E(x) = E(grey) + Σ v, exact as ever, and E(grey) is the bias. So maps say what the score
+        loses as pixels are hidden: of all maps measured, hiding those of the largest values breaks
+        it soonest (docs/sharp-maps.md). They are fine, lie on spots rather than on objects, and
+        take some twenty passes through the network. Grey is zero, the mean colour.
+
+        Args:
+            cells: of pixels that are hidden together, at most so many on the longer side.
+        """
+        return self.cut(surrogate="change", affinity=0.0, cells=cells)
 
     def drawn(self) -> EmbeddingModel:
         """The form of the network that draws best, as `whyalike explain` shows it.
 
-        That is `sharp()` where the cut is at a map of channels (N, C, h, w), as in convolutional
-        networks, for which that was measured; where it is at tokens, the network as it is.
+        That is `sharp(own=0.25)`, whose maps have more contrast than those of `sharp()`, where the
+        cut is at a map of channels (N, C, h, w), as in convolutional networks, for which that was
+        measured; where it is at tokens, the network as it is.
         """
-        return self if self._cut.of_tokens else self.sharp()
+        return self if self._cut.of_tokens else self.sharp(own=DRAWN_OWN)
 
     def depths(self, images: Source | list[Any] | tuple[Any, ...]) -> list[Depth]:
         """What carries the embeddings of some images, by the depth of the cut.

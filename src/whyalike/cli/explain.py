@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from whyalike.depth import Depth
     from whyalike.model import EmbeddingModel
     from whyalike.pair import Pair
+    from whyalike.surrogates import Kind
 
 
 @click.command()
@@ -83,8 +84,9 @@ def demo(folder: str, as_json: bool) -> None:
 )
 @click.option(
     "--surrogate",
-    type=click.Choice(["gates", "gamma", "taylor"]),
-    help="How the network behind the layer is made linear; default: gates.",
+    type=click.Choice(["gates", "gamma", "taylor", "change"]),
+    help="How the network behind the layer is made linear; default: gates. change asks, of the "
+    "image's own pixels, what hiding them would take away.",
 )
 @click.option(
     "--gamma",
@@ -113,7 +115,7 @@ def explain(
     points: tuple[tuple[float, float], ...],
     regions: tuple[tuple[float, float, float, float], ...],
     sharp: bool | None,
-    surrogate: Literal["gates", "gamma", "taylor"] | None,
+    surrogate: Kind | None,
     gamma: float | None,
     biases: Literal["residual", "located"] | None,
     depths: bool,

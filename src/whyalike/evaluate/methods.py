@@ -53,6 +53,11 @@ class Both:
         """The pair, explained by the sharp model."""
         return explain_pair(self._sharp(), self.query, self.reference)
 
+    @cached_property
+    def change_pair(self) -> Pair:
+        """The pair, explained as changes from grey images."""
+        return explain_pair(self.model.change(), self.query, self.reference)
+
     @property
     def embedding(self) -> Float[Tensor, " d"]:
         """The reference's."""
@@ -89,6 +94,7 @@ METHODS: dict[str, Method] = {
     "decomposition+bias": lambda both: both.pair.overall_map("query", bias=True),
     "sharp": lambda both: both.sharp_pair.overall_map("query"),
     "sharp+bias": lambda both: both.sharp_pair.overall_map("query", bias=True),
+    "change": lambda both: both.change_pair.overall_map("query", bias=True),
     "grad-cam": _of(baselines.grad_cam),
     "grad-cam-signed": _of(baselines.grad_cam_signed),
     "grad-cam-no-norm": _of(baselines.grad_cam_no_norm),

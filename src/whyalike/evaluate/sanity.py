@@ -96,7 +96,7 @@ def randomised(
         other = EmbeddingModel.from_module(
             forgetful, model.layer, model.preprocess, surrogate=now.kind, gamma=now.gamma,
             biases=now.biases, affinity=now.affinity,
-        )  # fmt: skip
+        ).cut(own=now.own, cells=now.cells)  # fmt: skip
         after = [draw(other, *pair) for pair in pairs]
         for name, report in reports.items():
             report.append(_compared(added[-1], name, before, after))
