@@ -15,14 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def names(text: str) -> frozenset[str]:
-    """Names as torch has them, less the underscores around them.
-
-    So functions, methods, operators and in-place forms share one.
-    """
-    return frozenset(text.split())
-
+from whyalike.surrogates.calls import names
 
 # Exact as they are: linear in what comes from the image, or linear piece by piece.
 LINEAR = names(
@@ -265,14 +258,3 @@ GATES = names(
 BRANCHES = names("silu gelu mish hardswish")
 """The same, where neither factor is such a gate: the squashed branch of SwiGLU and GEGLU."""
 RULES |= dict.fromkeys(("sigmoid", "expit", "hardsigmoid", "softplus"), _secant)
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors in an argument or a result, however nested in tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, tuple | list):
-        return []
-    return [tensor for part in value for tensor in tensors(part)]

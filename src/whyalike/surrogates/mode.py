@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from whyalike.surrogates.calls import CONVOLUTIONS, called, names, tensors, writes_into_its_input
 from whyalike.surrogates.convolution import convolution
 from whyalike.surrogates.gates import (
     APART,
@@ -21,8 +22,6 @@ from whyalike.surrogates.gates import (
     PRODUCTS,
     QUOTIENTS,
     RULES,
-    names,
-    tensors,
 )
 from whyalike.surrogates.places import Places
 from whyalike.surrogates.remainders import each, has_derivative, left_over, presented
@@ -30,7 +29,6 @@ from whyalike.surrogates.spec import Surrogate
 from whyalike.surrogates.units import factors, share, size, tau
 
 ADDS = names("add radd iadd sub isub subtract rsub")
-CONVOLUTIONS = names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 MATRICES = names("matmul bmm rmatmul")
 AVERAGES = names("mean avg_pool2d adaptive_avg_pool2d")
 MULTIPLIES = names("mul multiply rmul imul")
@@ -112,13 +110,7 @@ class Linearised(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if "input" in kwargs and not args:
-            args = (kwargs.pop("input"),)
-        if "other" in kwargs and len(args) == 1:
-            args = (*args, kwargs.pop("other"))
-        name = getattr(func, "__name__", str(func)).strip("_")
-        name = name.removeprefix("special_").removeprefix("linalg_")
+        name, args, kwargs = called(func, args, kwargs)
         if not self._sources((args, kwargs)) or name in APART:
             return func(*args, **kwargs)
         if self._waiting and name != "batch_norm":
@@ -366,11 +358,3 @@ class Linearised(TorchFunctionMode):
             del self._waiting[x]
             return x.copy_(unit.done)
         return unit.done
-
-
-def writes_into_its_input(func: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a call is in place: add_, x += y, relu(inplace=True)."""
-    name = func.__name__
-    operator = name.startswith("__") and name.endswith("__")
-    own = name.startswith("__i") if operator else name.endswith("_")
-    return own or kwargs.get("inplace") is True

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from whyalike.surrogates.gates import names, tensors
+from whyalike.surrogates.calls import names, tensors
 
 # What only moves numbers: the companion is moved along.
 MOVES = names(

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from whyalike.surrogates.gates import tensors
+from whyalike.surrogates.calls import tensors
 
 
 def left_over(

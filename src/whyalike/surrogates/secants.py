@@ -21,8 +21,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from whyalike.errors import ModelError
+from whyalike.surrogates.calls import CONVOLUTIONS, called, names, tensors, writes_into_its_input
 from whyalike.surrogates.convolution import convolution
-from whyalike.surrogates.gates import APART, PRODUCTS, QUOTIENTS, names, tensors
+from whyalike.surrogates.gates import APART, PRODUCTS, QUOTIENTS
 from whyalike.surrogates.remainders import has_derivative
 
 NEAR = 1e-4
@@ -51,7 +52,6 @@ CURVED = names(
     erf sin cos
     """
 )
-CONVOLUTIONS = names("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 
 
 class Secants(TorchFunctionMode):
@@ -81,13 +81,7 @@ class Secants(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if "input" in kwargs and not args:
-            args = (kwargs.pop("input"),)
-        if "other" in kwargs and len(args) == 1:
-            args = (*args, kwargs.pop("other"))
-        name = getattr(func, "__name__", str(func)).strip("_")
-        name = name.removeprefix("special_").removeprefix("linalg_")
+        name, args, kwargs = called(func, args, kwargs)
         if not self._mine((args, kwargs)) or name in APART:
             return func(*args, **kwargs)
         result = self._held(name, func, args, kwargs)
@@ -255,14 +249,6 @@ class Secants(TorchFunctionMode):
         over = (1 / total + 1 / total_there) / 2
         sinking = grown.sum(dim, keepdim=True) / (total * total_there)
         return y.detach() + grown * over - (e + e_there) / 2 * sinking
-
-
-def writes_into_its_input(func: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether a call is in place: add_, x += y, relu(inplace=True)."""
-    name = func.__name__
-    operator = name.startswith("__") and name.endswith("__")
-    own = name.startswith("__i") if operator else name.endswith("_")
-    return own or kwargs.get("inplace") is True
 
 
 def _apart(func: Any) -> Any:
