@@ -86,7 +86,9 @@ class Pair:
         return (
             f"Pair({self.query.name!r}, {self.reference.name!r}, "
             f"similarity={self.similarity:.4f}, "
-            + ", ".join(f"{name}={value:+.4f}" for name, value in self.terms._asdict().items())
+            + ", ".join(
+                f"{n}={round(value, 4) + 0.0:+.4f}" for n, value in self.terms._asdict().items()
+            )
             + ")"
         )
 
