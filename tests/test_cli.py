@@ -410,7 +410,7 @@ def test_demo_explains_two_photographs_that_are_here(form, run, folder, monkeypa
 
 def test_finer_maps_and_the_curve_over_depth(run):
     where = ("explain", "a.jpg", "b.png", "--model", "mine:finer")
-    done = run(*where, "--sharp", "--gamma", "0.25", "--depths", "--json")
+    done = run(*where, "--sharp", "--gamma", "0.25", "--finer", "1", "--depths", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert "(gamma 0.25, biases located, affinity 2)" in found["model"]
@@ -430,6 +430,8 @@ def test_finer_maps_and_the_curve_over_depth(run):
     [
         (("--sharp", "--layer", "x"), "--sharp chooses layer"),
         (("--gamma", "0.1"), "--gamma is of --sharp"),
+        (("--finer", "4"), "--finer is of --sharp"),
+        (("--sharp", "--finer", "0"), "0"),
         (("--surrogate", "gamma", "--gamma", "-1"), "-1"),
         (("--surrogate", "gamma", "--gamma", "nan"), "came nan"),
         (("--biases", "away"), "away"),

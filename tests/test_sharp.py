@@ -30,6 +30,13 @@ def test_sharp_maps_are_finer_and_add_up(model):
     torch.testing.assert_close(coarse.rest, pair.query.rest)
 
 
+@pytest.mark.parametrize(("finer", "grids"), [(2, [14, 28, 56]), (4, [28, 14, 56])])
+def test_cells_are_alike_by_features_of_three_resolutions(model, finer, grids):
+    x = model.sharp(finer=finer).explain(demo_pair()[0])
+    assert x.affinity is not None
+    assert [A.shape[2] for A in x.affinity.maps] == grids
+
+
 def test_the_finest_is_taken_where_none_is_fine_enough(model):
     assert model.sharp(finer=1000).layer == model.sharp(finer=16).layer
 

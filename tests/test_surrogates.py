@@ -55,6 +55,10 @@ CASES = {
         lambda A: pooled((A - A.mean(1, keepdim=True)) / (A.var(1, keepdim=True) + 1e-6).sqrt()),
         lambda A, at: pooled((A - A.mean(1, keepdim=True))
                              / (at.var(1, keepdim=True) + 1e-6).sqrt())),
+    "a hard tanh that is one at zero": (
+        lambda A: pooled(F.hardtanh(A.relu(), 1.0, 1.5)),
+        lambda A, at: pooled((at <= 0).to(A) + A.relu()
+                             * torch.where(at > 0, at.clamp(1.0, 1.5) / at, 0.0))),
     "hard-swish": (lambda A: pooled(F.hardswish(A)),
                    lambda A, at: pooled(A * F.relu6(at + 3) / 6)),
     "hard-swish, written out": (lambda A: pooled(A * F.relu6(A + 3) / 6),

@@ -101,7 +101,7 @@ class Cut:
         self._heads: dict[Any, tuple[nn.Module | None, Split | None]] = {}
         self._layers_add_b: dict[Any, bool] = {}
         self._layouts: dict[Any, dict[str, Layout]] = {}
-        self._finer: str | None = None
+        self._others: list[str] = []  # layers that say, beside the cut, how alike cells are
         self._graph: fx.Graph | None = None
         if layer not in ("", AUTO):
             check_layer_name(net, layer)
@@ -118,7 +118,7 @@ class Cut:
         images = to_net(self.net, images)
         if self.surrogate.kind == "change":
             return self._changed(images)
-        kept: dict[str, list[Tensor]] = {} if self._finer is None else {self._finer: []}
+        kept: dict[str, list[Tensor]] = {name: [] for name in self._others}
         A, E = self.run(images, kept)
         layout = self.layout(A, images)
         tolerance = decomposition.tolerance(A, E)
@@ -405,9 +405,9 @@ class Cut:
         if str(self.surrogate) != str(Surrogate()):
             steps += f" ({self.surrogate})"
         if self.surrogate.affinity:
-            self._finer = depth.finer(
-                self.net, self._layouts[A.shape[1:], images.shape[2:]], layout
-            )
+            layouts = self._layouts[A.shape[1:], images.shape[2:]]
+            deepest = layouts[last_map(type(self.net).__name__, layouts)]
+            self._others = depth.resolutions(self.net, layouts, deepest, layout)
         if self.surrogate.kind == "change":
             cells = pixel_cells(shape[-2:], self.surrogate.cells)
             self.found = f"{cells} pixels of {type(self.net).__name__} → {self.surrogate} → "

@@ -52,11 +52,24 @@ def candidates(net: nn.Module, layouts: dict[str, Layout]) -> list[str]:
     return found
 
 
-def finer(net: nn.Module, layouts: dict[str, Layout], layout: Layout) -> str | None:
-    """The deepest step whose grid has at least twice the rows of a layout's, if there is any."""
-    rows = 2 * layout.grid_hw[0]
-    fine = [name for name in candidates(net, layouts) if layouts[name].grid_hw[0] >= rows]
-    return fine[-1] if fine else None
+def resolutions(
+    net: nn.Module, layouts: dict[str, Layout], last: Layout, layout: Layout
+) -> list[str]:
+    """Steps that see an image at other resolutions than a cut, coarse to fine.
+
+    The deepest ones with at least two, four and eight times as many rows as the last map has.
+
+    Args:
+        last: of the last map.
+        layout: of the cut.
+    """
+    steps, found = candidates(net, layouts), dict[tuple[int, int], str]()
+    for times in (2, 4, 8):
+        rows = times * last.grid_hw[0]
+        fine = [name for name in steps if layouts[name].grid_hw[0] >= rows]
+        if fine:
+            found.setdefault(layouts[fine[-1]].grid_hw, fine[-1])
+    return [name for grid_hw, name in found.items() if grid_hw != layout.grid_hw]
 
 
 @torch.no_grad()

@@ -53,6 +53,13 @@ class _Unit:
     done: Tensor | None = None
 
 
+def _scaled(y: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+    """scale·y + bias, of which either may be missing."""
+    if scale is None:
+        return y if bias is None else y + bias
+    return y * scale if bias is None else torch.addcmul(bias, y, scale)
+
+
 class Linearised(TorchFunctionMode):
     """Within it, every operation that has a rule is linear in what comes from the image.
 
@@ -325,19 +332,19 @@ class Linearised(TorchFunctionMode):
         For each derivative goes through these products, and they take as long as convolutions.
         """
         y, bias, scale = unit.y, unit.bias, unit.scale
-        value = y.detach() if scale is None else y.detach() * scale
-        value = value if bias is None else value + bias
+        value = _scaled(y.detach(), scale, bias)
         placed = bias is not None and self._placed(bias, unit.at).requires_grad
         if not y.requires_grad and not placed:
             return value
         z = unit.z()
-        size = z.detach() if scale is None else z.detach() * scale.abs()
-        size = size if bias is None else size + bias.abs()
-        of_y, of_z = factors(value, size, self.tau)
-        constant = None if bias is None else of_y * bias + of_z * bias.abs()
-        if scale is not None:
-            of_y, of_z = of_y * scale, of_z * scale.abs()
-        shared = of_y * y + of_z * z
+        scale_size, bias_size = (None if c is None else c.abs() for c in (scale, bias))
+        of_y, of_z = factors(value, _scaled(z.detach(), scale_size, bias_size), self.tau)
+        constant = None
+        if bias is not None and bias_size is not None:
+            constant = torch.addcmul(of_y * bias, of_z, bias_size)
+        if scale is not None and scale_size is not None:
+            of_y, of_z = of_y * scale, of_z * scale_size
+        shared = torch.addcmul(of_y * y, of_z, z)
         return shared if constant is None else shared + self._placed(constant, unit.at)
 
     # -- sums that wait for a BatchNorm -----------------------------------------------------------

@@ -57,6 +57,7 @@ class Places:
         self.cells = cells
         self.whole = whole
         self.of: Any = WeakTensorKeyDictionary()
+        self._on: dict[tuple[int, int], Tensor] = {}  # the presence of the cells, by grid
 
     def follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Find the companions of an operation's results."""
@@ -83,8 +84,10 @@ class Places:
             return constant if self.whole is None else constant * self.whole
         if not at.requires_grad:  # its places are not asked for
             return constant
+        if at.dim() > 1 and at.stride(1) == 0:  # the same for all channels, and quicker so
+            at = at[:, :1]
         # 1 in all, by value; what lies outside of the image (padding) has no place.
-        return constant * at + constant * (1 - at.detach())
+        return constant * (at - at.detach() + 1)
 
     def _moved(self, func: Any, args: Any, kwargs: Any) -> Any:
         def swap(value: Any) -> Any:
@@ -134,9 +137,12 @@ class Places:
         if out.dim() != 4 or out.shape[2] * out.shape[3] == 1:
             return None
         if len(out) == n:
-            rows = coverage(out.shape[2], h).to(self.cells)
-            columns = coverage(out.shape[3], w).to(self.cells)
-            return (rows @ self.cells @ columns.T).expand(out.shape)
+            grid_hw = (out.shape[2], out.shape[3])
+            if grid_hw not in self._on:
+                rows = coverage(grid_hw[0], h).to(self.cells)
+                columns = coverage(grid_hw[1], w).to(self.cells)
+                self._on[grid_hw] = rows @ self.cells @ columns.T
+            return self._on[grid_hw].expand(out.shape)
         # Windows of an image stand in the batch: a convolution that keeps their shape is followed.
         companion = self.of.get(args[0]) if isinstance(args[0], Tensor) else None
         if companion is None or (len(companion), *companion.shape[2:]) != (

@@ -32,8 +32,8 @@ def factors(y: Tensor, z: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     """
     size = y.abs()
     # Where both are zero, so is what the terms carry: 0 / tiny.
-    held = size / torch.add(size, z, alpha=tau).clamp_min(torch.finfo(y.dtype).tiny)
-    return held, held * y.sign() * tau
+    held = size / torch.add(size, z, alpha=tau).clamp_min_(torch.finfo(y.dtype).tiny)
+    return held, (held * tau).copysign_(y)
 
 
 def share(y: Tensor, absolute: Callable[[], Tensor], tau: float) -> Tensor:
@@ -45,7 +45,7 @@ def share(y: Tensor, absolute: Callable[[], Tensor], tau: float) -> Tensor:
         return y
     z = absolute()
     of_y, of_z = factors(y.detach(), z.detach(), tau)
-    return of_y * y + of_z * z
+    return torch.addcmul(of_y * y, of_z, z)
 
 
 def size(x: Tensor) -> Tensor:
