@@ -167,8 +167,9 @@ def sanity(
 @evaluate.command()
 @click.option("--data", metavar="LAYOUT:PATH", help="Photographs for homographies; default: the "
               "demo's two.")  # fmt: skip
-@click.option("--methods", metavar="NAME,NAME", help="Some of decomposition, sharp, direction "
-              "(the nearest v), cosine (the nearest features); default: all.")  # fmt: skip
+@click.option("--methods", metavar="NAME,NAME", help="Some of decomposition, sharp, drawn (as "
+              "explain draws), direction (the nearest v), cosine (the nearest features); default: "
+              "all.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", default=10, show_default=True,
               help="So many photographs, spread evenly over all.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
