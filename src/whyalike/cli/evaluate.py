@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from whyalike.cli.network import Network, network_options
-from whyalike.cli.options import Sample, json_option, report_option, sample_options
+from whyalike.cli.network import Network, network_options, two_network_options
+from whyalike.cli.options import Sample, json_option, report_option, sample_options, seed_option
 from whyalike.cli.terminal import put, say, steps, working
 from whyalike.files import check_outputs
 
@@ -62,7 +62,7 @@ def localization(
       whyalike evaluate localization --data cub:CUB_200_2011 --split unseen -o birds.html
       whyalike evaluate localization --data manifest:images.csv --methods sharp,grad-cam --json
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate.methods import USUAL
 
@@ -106,7 +106,7 @@ def faithfulness(
       whyalike evaluate faithfulness --data folder:photos --methods decomposition -o faithful.html
       whyalike evaluate faithfulness --data manifest:images.csv --fills grey,mean,blur --json
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate import faithfulness as faithful
         from whyalike.evaluate.perturbation import Fill
@@ -150,7 +150,7 @@ def sanity(
       whyalike evaluate sanity --data cub:CUB_200_2011
       whyalike evaluate sanity --data folder:photos --methods decomposition,grad-cam -o sane.html
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate.sanity import USUAL, evaluate_sanity
 
@@ -172,12 +172,9 @@ def sanity(
               "all.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", default=10, show_default=True,
               help="So many photographs, spread evenly over all.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
-              help="Of the homographies.")  # fmt: skip
+@seed_option("Of the homographies.")
 @report_option
-@network_options
-@click.option("--reference-model", metavar="SPEC", help="The network that sees the second "
-              "pictures, where --model does not name two; of one space with it.")  # fmt: skip
+@two_network_options("the second pictures")
 @json_option
 def correspondence(
     data: str | None,
@@ -201,7 +198,7 @@ def correspondence(
       whyalike evaluate correspondence --data folder:photos --limit 5 -o points.html
       whyalike evaluate correspondence --model my:sketch --reference-model my:photograph
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate.correspondence import METHODS, evaluate_correspondence
 
@@ -228,8 +225,10 @@ def correspondence(
     finish(made, measured.left_out, paths, as_json)
 
 
-def _paths(outputs: Sequence[str], network: Network) -> list[Path]:
-    return check_outputs(outputs, network.checked_files(), [".json", ".md", ".html"])
+def report_paths(outputs: Sequence[str], network: Network | None = None) -> list[Path]:
+    """The files that a report is to be written to, none of which may be one that is read."""
+    read = [] if network is None else network.checked_files()
+    return check_outputs(outputs, read, [".json", ".md", ".html"])
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from whyalike.cli.network import Network, network_options
+from whyalike.cli.network import Network, two_network_options
 from whyalike.cli.options import Numbers, json_option, outputs_option
 from whyalike.cli.terminal import put, working
 from whyalike.errors import CompletenessError, ImageError, ModelError, OutputError, OutputFileError
@@ -54,13 +54,7 @@ def demo(folder: str, as_json: bool) -> None:
 @click.command()
 @click.argument("query", metavar="QUERY")
 @click.argument("reference", metavar="REFERENCE")
-@network_options
-@click.option(
-    "--reference-model",
-    metavar="SPEC",
-    help="The reference's own network, where the images have one each (cross-view towers); "
-    "layer and checkpoint are those of --model.",
-)
+@two_network_options("REFERENCE")
 @click.option(
     "--point",
     "points",

@@ -119,6 +119,25 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return gathered
 
 
+def two_network_options(seen: str) -> Callable[..., Any]:
+    """Options of a command, which takes them as `network` and `reference_model`.
+
+    Args:
+        seen: what the second network looks at.
+    """
+
+    def of(command: Callable[..., Any]) -> Callable[..., Any]:
+        second = click.option(
+            "--reference-model",
+            metavar="SPEC",
+            help=f"The network for {seen}, where --model does not name two; of one embedding space "
+            "with it. --layer and --checkpoint are of the first one.",
+        )
+        return network_options(second(command))
+
+    return of
+
+
 def hush_hub() -> None:
     """Let the hub's client not talk in our place, nor try for a minute where there is no network.
 
