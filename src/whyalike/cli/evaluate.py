@@ -183,7 +183,6 @@ def correspondence(
     seed: int,
     outputs: tuple[str, ...],
     network: Network,
-    reference_model: str | None,
     as_json: bool,
 ) -> None:
     """Do point maps find what a point shows? Against matches that are known.
@@ -216,7 +215,7 @@ def correspondence(
             found = read(data)
             count = min(limit, len(found))
             photographs = [found[i * len(found) // count].path for i in range(count)]
-    with _running_two(network, reference_model) as (loaded, other, tell):
+    with _running_two(network) as (loaded, other, tell):
         from whyalike.evaluate.correspondence_report import report
 
         measured = evaluate_correspondence(loaded, photographs, names, reference_model=other,
@@ -234,17 +233,15 @@ def report_paths(outputs: Sequence[str], network: Network | None = None) -> list
 @contextmanager
 def _running(network: Network) -> Iterator[tuple[EmbeddingModel, Tell]]:
     """The network, to be run while a bar is shown."""
-    with _running_two(network, None) as (loaded, _, tell):
+    with _running_two(network) as (loaded, _, tell):
         yield loaded, tell
 
 
 @contextmanager
-def _running_two(
-    network: Network, reference_model: str | None
-) -> Iterator[tuple[EmbeddingModel, EmbeddingModel, Tell]]:
+def _running_two(network: Network) -> Iterator[tuple[EmbeddingModel, EmbeddingModel, Tell]]:
     """The query's network and the reference's, to be run while a bar is shown."""
     with working("loading the network"):
-        two = network.load_two(reference_model)
+        two = network.load_two()
     with steps() as tell:
         from whyalike.zoo import blaming
 

@@ -105,7 +105,6 @@ def explain(
     query: str,
     reference: str,
     network: Network,
-    reference_model: str | None,
     points: tuple[tuple[float, float], ...],
     regions: tuple[tuple[float, float, float, float], ...],
     sharp: bool | None,
@@ -146,7 +145,7 @@ def explain(
         check_input(photograph, ImageError, "check the path of the image")
     paths = check_outputs(outputs, [*inputs, *network.checked_files()])
     with working("loading the network"):
-        loaded, of_reference = network.load_two(reference_model)
+        loaded, of_reference = network.load_two()
     with working("explaining"):
         from whyalike.pair import explain_pair
         from whyalike.zoo import blaming

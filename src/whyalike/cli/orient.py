@@ -58,7 +58,6 @@ def orient(
     animations: tuple[str, ...],
     outputs: tuple[str, ...],
     network: Network,
-    reference_model: str | None,
     as_json: bool,
 ) -> None:
     """Which way a street camera looks, read out of the maps of a pair across views.
@@ -80,7 +79,7 @@ def orient(
         if outputs:
             raise click.UsageError("-o writes what --data finds; of one pair, --animate writes")
         moving = _Moving(photographs, camera, DIRECTIONS[zero], clockwise, animations)
-        moving.run(network, reference_model, as_json)
+        moving.run(network, as_json)
         return
     if animations or camera:
         raise click.UsageError("--animate and --camera are for one pair, GROUND AERIAL")
@@ -89,7 +88,7 @@ def orient(
         from whyalike.data import read
 
         found = split_of(read(data), split)
-    ground, aerial = _load(network, reference_model)
+    ground, aerial = _load(network)
     with steps() as tell:
         from whyalike.apps.orientation_evaluation import evaluate_orientation
         from whyalike.apps.orientation_report import report
@@ -118,9 +117,9 @@ class _Moving:
             check_input(path, ImageError, "give photographs")
         self.paths = check_outputs(animations, photographs, [".html", ".gif"])
 
-    def run(self, network: Network, reference_model: str | None, as_json: bool) -> None:
+    def run(self, network: Network, as_json: bool) -> None:
         network.checked_files()
-        ground, aerial = _load(network, reference_model)
+        ground, aerial = _load(network)
         with working("explaining"):
             from whyalike.apps import moving_point
             from whyalike.apps.orientation import Compass, estimate, told, votes
@@ -147,9 +146,9 @@ class _Moving:
         put(*lines, *(f"wrote {path}" for path in self.paths))
 
 
-def _load(network: Network, reference_model: str | None) -> Towers:
+def _load(network: Network) -> Towers:
     with working("loading the networks"):
-        return network.load_two(reference_model)
+        return network.load_two()
 
 
 @click.command()

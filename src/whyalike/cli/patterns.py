@@ -34,7 +34,6 @@ def patterns(
     seed: int,
     outputs: tuple[str, ...],
     network: Network,
-    reference_model: str | None,
     as_json: bool,
 ) -> None:
     """Which kinds of region answer which across two views, over many pairs.
@@ -55,7 +54,7 @@ def patterns(
 
         found = split_of(read(data), split)
     with working("loading the networks"):
-        query_model, of_reference = network.load_two(reference_model)
+        query_model, of_reference = network.load_two()
     with steps() as tell:
         from whyalike.apps.patterns import find_patterns
         from whyalike.apps.patterns_report import report
