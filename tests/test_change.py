@@ -232,6 +232,8 @@ def test_networks_are_complete_in_float32(name):
     assert (x.bias - grey).norm() < 1e-4 * x.embedding.norm()
     upper, lower = x.within_each([(0, 0, 48, 20), (0, 20, 48, 48)])
     assert (upper + lower + grey - x.embedding).norm() < 1e-4 * x.embedding.norm()
+    points = [(3, 7), (24, 24), (40, 11)]
+    assert torch.allclose(x.at_each(points), torch.stack([x.at(xy) for xy in points]), atol=1e-6)
     carried = x.map(x.embedding)
     assert carried.shape == (8, 8)
     assert carried.sum().item() == pytest.approx(((upper + lower) @ x.embedding).item(), rel=1e-4)

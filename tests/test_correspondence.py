@@ -40,7 +40,7 @@ def test_perfect_correspondence_scores_full_marks():
     model, picture = cells(), mosaic()
     points = match.grid_points((16, 16), 4)  # the cells' centres
     itself = match.Matched("mosaic", "homography", picture, picture, points, points)
-    found = match.located(match.Towers(model, model.sharp), itself, ["cosine"])
+    found = match.located(match.Towers(model), itself, ["cosine"])
     for name in ("cosine", "nearest cell", "same place"):
         far = match.distances(found[name], points, (16, 16))
         assert match.pck(far, [1e-9, 0.1]).tolist() == [1, 1]
@@ -51,7 +51,7 @@ def test_perfect_correspondence_scores_full_marks():
     other[order] = small
     shuffled = Image.fromarray(other.reshape(4, 4, 3).repeat(4, 0).repeat(4, 1))
     moved = match.Matched("mosaic", "homography", picture, shuffled, points, points[order])
-    found = match.located(match.Towers(model, model.sharp), moved, ["cosine"])
+    found = match.located(match.Towers(model), moved, ["cosine"])
     assert found["cosine"] == pytest.approx(points[order])
     assert match.pck(match.distances(found["same place"], points[order], (16, 16)), [0.1]) < 0.2
 
@@ -68,7 +68,7 @@ def test_point_maps_find_cells_of_orthogonal_colours():
     second = Image.fromarray(colours[:, [2, 0, 1]].repeat(4, 0).repeat(4, 1))
     points = np.array([[2.0, 2.0], [6.0, 2.0], [10.0, 2.0]])
     given = match.Matched("three", "homography", first, second, points, points[[1, 2, 0]])
-    found = match.located(match.Towers(model, model.sharp), given, ["decomposition"])
+    found = match.located(match.Towers(model), given, ["decomposition"])
     assert found["decomposition"] == pytest.approx(given.matches_xy)
 
 
@@ -94,9 +94,9 @@ def test_two_networks_of_unlike_forms_and_one_space():
     # Red is answered by blue, green by red, and blue by green, in two rows of cells each.
     answers = np.array([[15.0, 5.0], [5.0, 5.0], [25.0, 5.0]])
     given = match.Matched("three", "homography", here, there, points, answers)
-    found = match.located(match.Towers(first, None, second, None), given, ["decomposition"])
+    found = match.located(match.Towers(first, second), given, ["decomposition"])
     assert found["decomposition"] == pytest.approx(answers)
-    one = match.located(match.Towers(first, None), given, ["decomposition"])
+    one = match.located(match.Towers(first), given, ["decomposition"])
     assert one["decomposition"][0] == pytest.approx([5, 10])  # red by red, with one network
 
 
@@ -160,14 +160,74 @@ def test_directions_find_what_is_faint():
         def explain(self, _):
             return [one, one]
 
+        def sharp(self):
+            return self
+
+        drawn = sharp
         preprocess = None
 
-    found = match.located(
-        match.Towers(Model(), Model), given, ["decomposition", "sharp", "direction"]
-    )
+    methods = ["decomposition", "sharp", "drawn", "direction"]
+    found = match.located(match.Towers(Model()), given, methods)
     assert found["direction"] == pytest.approx(given.matches_xy)
-    for name in ("decomposition", "sharp"):
+    for name in ("decomposition", "sharp", "drawn"):
         assert found[name] == pytest.approx(np.array([[10.0, 2.0]] * 2))
+
+
+def test_each_form_of_a_network_is_asked_for_its_own_points():
+    """Three cells, each largest in one form, as all of a form's v are of one direction."""
+    points = np.array([[2.0, 2.0], [6.0, 2.0]])
+    grey = Image.new("RGB", (12, 4))
+    given = match.Matched("forms", "homography", grey, grey, points, points)
+    frame = Frame((12, 4), (0, 0, 12, 4), (1, 3))
+
+    class Form:
+        preprocess = None
+
+        def __init__(self, largest):
+            self.v = torch.ones(1, 3, 2)
+            self.v[0, largest] = 9.0
+
+        def explain(self, _):
+            return [wa.Contributions(self.v, torch.zeros(2), self.v.sum((0, 1)), frame)] * 2
+
+        def sharp(self):
+            return Form(1)
+
+        def drawn(self):
+            return Form(2)
+
+    found = match.located(match.Towers(Form(0)), given, ["decomposition", "sharp", "drawn"])
+    for name, x in (("decomposition", 2), ("sharp", 6), ("drawn", 10)):
+        assert found[name] == pytest.approx(np.array([[x, 2.0]] * 2)), name
+
+
+def test_intervals_by_hand():
+    """Of two photographs one is found, and the other is not; each point of a photograph with it."""
+    far = np.array([0.0, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0])
+    found = match.Correspondence(
+        kinds=np.array(["stereo"] * 3 + ["homography"] * 4),
+        photographs=np.array([0, 0, 0, 1, 1, 2, 2]),
+        distances={"one": far, "other": far + np.array([0, 0, 0, 0, 0, 0.2, 0.2]),
+                   "nearest cell": far, "chance": np.stack([far, far + 1], 1)},
+        names=("motorcycle", "a.png", "b.png"), seed=0, model=FIRST, shown=(),
+    )  # fmt: skip
+    one, other, ahead = (
+        found.interval(name, "homography", over=over)
+        for name, over in (("one", None), ("other", None), ("one", "other"))
+    )
+    assert (one.mean, one.low, one.high) == (1, 1, 1)
+    for interval in (other, ahead):
+        assert (interval.mean, interval.low, interval.high) == (0.5, 0, 1)
+    assert found.interval("other", "homography", 0.2).low == 1
+    assert found.interval("chance", "homography").mean == 0.5
+    assert found.interval("one", "stereo").mean == pytest.approx(1 / 3)
+    made = report(found, pictures=False)
+    stereo, homography = made.tables
+    assert "0.1, 95 %" not in stereo.columns  # of one photograph nothing is known of others
+    assert homography.rows[1] == ["other", "50.0", "50.0", "50.0", "100.0", "0.0–100.0", "0.100"]
+    assert made.numbers["interval_at_0.1"] == {
+        "homography": {"one": [1, 1], "other": [0, 1], "nearest cell": [1, 1], "chance": [0.5, 0.5]}
+    }
 
 
 def test_pck_by_hand():
@@ -259,7 +319,10 @@ def test_the_command_and_its_report(tmp_path, monkeypatch):
     assert "PCK, stereo" in shown.stdout
     assert "data:image" in (tmp_path / "a.html").read_text()
     bad = CliRunner().invoke(cli, [*line[:-1], "dino"])
-    assert "a method is one of decomposition, sharp, direction, cosine; came 'dino'" in bad.output
+    assert (
+        "a method is one of decomposition, sharp, drawn, direction, cosine; came 'dino'"
+        in bad.output
+    )
     (tmp_path / "broken.png").write_bytes(b"no")
     with pytest.raises(DataError, match="no photograph can be read"):
         match.evaluate_correspondence(cells(), [tmp_path / "broken.png"])

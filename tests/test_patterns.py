@@ -177,7 +177,12 @@ def test_networks_whose_v_take_a_derivative_each(tmp_path):
     size = wa.Preprocess(size=(32, 40), mean=(0.5,) * 3, std=(0.2,) * 3)
     query = wa.EmbeddingModel.from_module(deep, "1", size)
     reference = two_towers(bias=0.1)[1]
-    assert not query.explain(Image.new("RGB", (9, 9))).at_hand
+    grey = Image.new("RGB", (9, 9))
+    assert not query.explain(grey).at_hand
+    pair = wa.explain_pair(query, grey, grey, reference_model=reference)
+    ranking = wa.explain_ranking(query, grey, [grey], reference_model=reference)
+    assert not pair.query.at_hand  # nobody has asked for all of them
+    assert not ranking[0].query.at_hand
     data = read(f"manifest:{write_pairs(tmp_path, 3)}")
     found = find_patterns(query, reference, data, kinds=3)
     scores = [

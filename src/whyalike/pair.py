@@ -359,7 +359,7 @@ def explain_pair(
         return Pair(*model.explain([query, reference]))
     _check_model(reference_model)
     q, r = model.explain(query), reference_model.explain(reference)
-    return Pair(q, r.to(q.values.device))
+    return Pair(q, r.to(q.embedding.device))
 
 
 @overload
@@ -405,7 +405,7 @@ def explain_ranking(
     _check_model(tower)
     q = model.explain(query)
     explained = tower.explain(list(references), batch_size=batch_size, strict=strict)
-    device = q.values.device
+    device = q.embedding.device
     return Ranking(r if isinstance(r, ImageError) else Pair(q, r.to(device)) for r in explained)
 
 

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from whyalike.cli.evaluate import finish, pictured
+from whyalike.cli.evaluate import finish, pictured, report_paths
 from whyalike.cli.network import Network
-from whyalike.cli.options import json_option, report_option
+from whyalike.cli.options import json_option, report_option, seed_option
 from whyalike.cli.terminal import steps, working
 from whyalike.errors import DataError
-from whyalike.files import check_outputs
 
 if TYPE_CHECKING:
     from whyalike.data import Dataset
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="About so many photographs of each: ten of each class, of classes spread evenly.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the lot.")
+@seed_option("Of the lot.")
 @click.option(
     "--pretrained/--no-pretrained",
     default=True,
@@ -87,7 +86,7 @@ def diagnose(
     names = [*dict.fromkeys(specs)] or ["default"]
     if len(names) < len(specs):
         raise click.UsageError("--model: each model is named once")
-    paths = check_outputs(outputs, [], [".json", ".md", ".html"])
+    paths = report_paths(outputs)
     with working("reading the data set"):
         parts = _parts(data, validation, splits)
     models: dict[str, EmbeddingModel] = {}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
-from whyalike.cli.network import Network, network_options
-from whyalike.cli.options import Sample, json_option, report_option, sample_options
+from whyalike.cli.network import Network, network_options, two_network_options
+from whyalike.cli.options import Sample, json_option, report_option, sample_options, seed_option
 from whyalike.cli.terminal import put, say, steps, working
 from whyalike.files import check_outputs
 
@@ -62,7 +62,7 @@ def localization(
       whyalike evaluate localization --data cub:CUB_200_2011 --split unseen -o birds.html
       whyalike evaluate localization --data manifest:images.csv --methods sharp,grad-cam --json
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate.methods import USUAL
 
@@ -106,7 +106,7 @@ def faithfulness(
       whyalike evaluate faithfulness --data folder:photos --methods decomposition -o faithful.html
       whyalike evaluate faithfulness --data manifest:images.csv --fills grey,mean,blur --json
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate import faithfulness as faithful
         from whyalike.evaluate.perturbation import Fill
@@ -150,7 +150,7 @@ def sanity(
       whyalike evaluate sanity --data cub:CUB_200_2011
       whyalike evaluate sanity --data folder:photos --methods decomposition,grad-cam -o sane.html
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate.sanity import USUAL, evaluate_sanity
 
@@ -167,16 +167,14 @@ def sanity(
 @evaluate.command()
 @click.option("--data", metavar="LAYOUT:PATH", help="Photographs for homographies; default: the "
               "demo's two.")  # fmt: skip
-@click.option("--methods", metavar="NAME,NAME", help="Some of decomposition, sharp, direction "
-              "(the nearest v), cosine (the nearest features); default: all.")  # fmt: skip
+@click.option("--methods", metavar="NAME,NAME", help="Some of decomposition, sharp, drawn (as "
+              "explain draws), direction (the nearest v), cosine (the nearest features); default: "
+              "all.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", default=10, show_default=True,
               help="So many photographs, spread evenly over all.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
-              help="Of the homographies.")  # fmt: skip
+@seed_option("Of the homographies.")
 @report_option
-@network_options
-@click.option("--reference-model", metavar="SPEC", help="The network that sees the second "
-              "pictures, where --model does not name two; of one space with it.")  # fmt: skip
+@two_network_options("the second pictures")
 @json_option
 def correspondence(
     data: str | None,
@@ -185,7 +183,6 @@ def correspondence(
     seed: int,
     outputs: tuple[str, ...],
     network: Network,
-    reference_model: str | None,
     as_json: bool,
 ) -> None:
     """Do point maps find what a point shows? Against matches that are known.
@@ -200,7 +197,7 @@ def correspondence(
       whyalike evaluate correspondence --data folder:photos --limit 5 -o points.html
       whyalike evaluate correspondence --model my:sketch --reference-model my:photograph
     """
-    paths = _paths(outputs, network)
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.evaluate.correspondence import METHODS, evaluate_correspondence
 
@@ -218,7 +215,7 @@ def correspondence(
             found = read(data)
             count = min(limit, len(found))
             photographs = [found[i * len(found) // count].path for i in range(count)]
-    with _running_two(network, reference_model) as (loaded, other, tell):
+    with _running_two(network) as (loaded, other, tell):
         from whyalike.evaluate.correspondence_report import report
 
         measured = evaluate_correspondence(loaded, photographs, names, reference_model=other,
@@ -227,24 +224,24 @@ def correspondence(
     finish(made, measured.left_out, paths, as_json)
 
 
-def _paths(outputs: Sequence[str], network: Network) -> list[Path]:
-    return check_outputs(outputs, network.checked_files(), [".json", ".md", ".html"])
+def report_paths(outputs: Sequence[str], network: Network | None = None) -> list[Path]:
+    """The files that a report is to be written to, none of which may be one that is read."""
+    read = [] if network is None else network.checked_files()
+    return check_outputs(outputs, read, [".json", ".md", ".html"])
 
 
 @contextmanager
 def _running(network: Network) -> Iterator[tuple[EmbeddingModel, Tell]]:
     """The network, to be run while a bar is shown."""
-    with _running_two(network, None) as (loaded, _, tell):
+    with _running_two(network) as (loaded, _, tell):
         yield loaded, tell
 
 
 @contextmanager
-def _running_two(
-    network: Network, reference_model: str | None
-) -> Iterator[tuple[EmbeddingModel, EmbeddingModel, Tell]]:
+def _running_two(network: Network) -> Iterator[tuple[EmbeddingModel, EmbeddingModel, Tell]]:
     """The query's network and the reference's, to be run while a bar is shown."""
     with working("loading the network"):
-        two = network.load_two(reference_model)
+        two = network.load_two()
     with steps() as tell:
         from whyalike.zoo import blaming
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from whyalike.cli.network import Network, network_options
+from whyalike.cli.network import Network, two_network_options
 from whyalike.cli.options import Numbers, json_option, outputs_option
 from whyalike.cli.terminal import put, working
 from whyalike.errors import CompletenessError, ImageError, ModelError, OutputError, OutputFileError
@@ -54,13 +54,7 @@ def demo(folder: str, as_json: bool) -> None:
 @click.command()
 @click.argument("query", metavar="QUERY")
 @click.argument("reference", metavar="REFERENCE")
-@network_options
-@click.option(
-    "--reference-model",
-    metavar="SPEC",
-    help="The reference's own network, where the images have one each (cross-view towers); "
-    "layer and checkpoint are those of --model.",
-)
+@two_network_options("REFERENCE")
 @click.option(
     "--point",
     "points",
@@ -117,7 +111,6 @@ def explain(
     query: str,
     reference: str,
     network: Network,
-    reference_model: str | None,
     points: tuple[tuple[float, float], ...],
     regions: tuple[tuple[float, float, float, float], ...],
     sharp: bool | None,
@@ -162,7 +155,7 @@ def explain(
         check_input(photograph, ImageError, "check the path of the image")
     paths = check_outputs(outputs, [*inputs, *network.checked_files()])
     with working("loading the network"):
-        loaded, of_reference = network.load_two(reference_model)
+        loaded, of_reference = network.load_two()
     with working("explaining"):
         from whyalike.pair import explain_pair
         from whyalike.zoo import blaming

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Network:
-    """What --model, --layer, --checkpoint, --pretrained and --device say."""
+    """What --model, --layer, --checkpoint, --pretrained, --device and --reference-model say."""
 
     spec: str | None
     layer: str | None
     checkpoint: str | None
     pretrained: bool
     device: str | None
+    reference: str | None = None
 
     def checked_files(self) -> list[str]:
         """The files it is read from, which no output may overwrite; an error, if they cannot be."""
@@ -51,15 +52,15 @@ class Network:
         }
 
     def load(self) -> EmbeddingModel:
-        return self.load_two(None)[0]
+        return self.load_two()[0]
 
-    def load_two(self, reference_spec: str | None) -> tuple[EmbeddingModel, EmbeddingModel]:
+    def load_two(self) -> tuple[EmbeddingModel, EmbeddingModel]:
         """The query's network and the reference's, which are mostly one."""
         named = [] if self.checkpoint is not None else [self.spec]
-        timm = any((each or "").startswith("timm:") for each in [*named, reference_spec])
+        timm = any((each or "").startswith("timm:") for each in [*named, self.reference])
         # Of transformers' networks, the settings are on the hub as well.
         if (self.pretrained and timm) or any(
-            (each or "").startswith("transformers:") for each in (self.spec, reference_spec)
+            (each or "").startswith("transformers:") for each in (self.spec, self.reference)
         ):
             hush_hub()
         from whyalike.zoo import load_two
@@ -68,7 +69,7 @@ class Network:
             sys.path.insert(0, "")  # `mymodels:make` may lie in the folder that one is in
         return load_two(
             self.spec,
-            reference_spec,
+            self.reference,
             layer=self.layer,
             checkpoint=self.checkpoint,
             pretrained=self.pretrained,
@@ -87,9 +88,10 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
         checkpoint: str | None,
         pretrained: bool,
         device: str | None,
+        reference_model: str | None = None,
         **rest: Any,
     ) -> Any:
-        network = Network(model, layer, checkpoint, pretrained, device)
+        network = Network(model, layer, checkpoint, pretrained, device, reference_model)
         return command(*args, network=network, **rest)
 
     for option in (
@@ -117,6 +119,25 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         gathered = option(gathered)
     return gathered
+
+
+def two_network_options(seen: str) -> Callable[..., Any]:
+    """Options of a command of two networks, which takes them as `network`.
+
+    Args:
+        seen: what the second one looks at.
+    """
+
+    def of(command: Callable[..., Any]) -> Callable[..., Any]:
+        second = click.option(
+            "--reference-model",
+            metavar="SPEC",
+            help=f"The network for {seen}, where --model does not name two; of one embedding space "
+            "with it. --layer and --checkpoint are of the first one.",
+        )
+        return network_options(second(command))
+
+    return of
 
 
 def hush_hub() -> None:

@@ -63,6 +63,11 @@ report_option = click.option(
 )
 
 
+def seed_option(of: str) -> Callable[..., Any]:
+    """--seed, with what hangs on it."""
+    return click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help=of)
+
+
 @dataclass(frozen=True)
 class Sample:
     """Which photographs are measured, and with which others."""
@@ -109,8 +114,7 @@ def sample_options(limit: int | None, each: str = "ten") -> Callable[..., Any]:
             return command(*args, sample=Sample(data, split, pairing, limit, seed), **rest)
 
         for option in (
-            click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
-                         help="Of the lot."),
+            seed_option("Of the lot."),
             click.option("--limit", type=click.IntRange(1), metavar="N", default=limit,
                          show_default=limit is not None, help=f"About so many photographs: {each} "
                          "of each class, of classes spread evenly over all."),

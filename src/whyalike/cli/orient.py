@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from whyalike.cli.network import Network, network_options
-from whyalike.cli.options import Numbers, json_option, report_option, split_of
-from whyalike.cli.terminal import put, say, steps, working
+from whyalike.cli.evaluate import finish, report_paths
+from whyalike.cli.network import Network, two_network_options
+from whyalike.cli.options import Numbers, json_option, report_option, seed_option, split_of
+from whyalike.cli.terminal import put, steps, working
 from whyalike.errors import ImageError, in_one_line
 from whyalike.files import check_input, check_outputs
 
@@ -32,7 +33,7 @@ Towers = tuple["EmbeddingModel", "EmbeddingModel"]
 @click.option("--turn", type=click.Choice(["panorama", "tile", "none"]), default="panorama",
               show_default=True, help="What is turned by angles by lot, so that there is something "
               "to find.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the lot.")
+@seed_option("Of the lot.")
 @click.option("--camera", type=Numbers("X,Y"), help="Where AERIAL has the camera, in pixels; "
               "default: its middle.")  # fmt: skip
 @click.option("--zero", type=click.Choice([*DIRECTIONS]), default="south", show_default=True,
@@ -42,9 +43,7 @@ Towers = tuple["EmbeddingModel", "EmbeddingModel"]
 @click.option("--animate", "animations", multiple=True, metavar="FILE", help="Write the moving "
               "point of GROUND AERIAL as .html or .gif; may be given several times.")  # fmt: skip
 @report_option
-@network_options
-@click.option("--reference-model", metavar="SPEC", help="The network for the views from above, "
-              "where --model does not name two.")  # fmt: skip
+@two_network_options("the views from above")
 @json_option
 def orient(
     photographs: tuple[str, ...],
@@ -59,7 +58,6 @@ def orient(
     animations: tuple[str, ...],
     outputs: tuple[str, ...],
     network: Network,
-    reference_model: str | None,
     as_json: bool,
 ) -> None:
     """Which way a street camera looks, read out of the maps of a pair across views.
@@ -81,16 +79,16 @@ def orient(
         if outputs:
             raise click.UsageError("-o writes what --data finds; of one pair, --animate writes")
         moving = _Moving(photographs, camera, DIRECTIONS[zero], clockwise, animations)
-        moving.run(network, reference_model, as_json)
+        moving.run(network, as_json)
         return
     if animations or camera:
         raise click.UsageError("--animate and --camera are for one pair, GROUND AERIAL")
-    paths = check_outputs(outputs, network.checked_files(), [".json", ".md", ".html"])
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.data import read
 
         found = split_of(read(data), split)
-    ground, aerial = _load(network, reference_model)
+    ground, aerial = _load(network)
     with steps() as tell:
         from whyalike.apps.orientation_evaluation import evaluate_orientation
         from whyalike.apps.orientation_report import report
@@ -99,15 +97,7 @@ def orient(
         with blaming("running the network"):
             measured = evaluate_orientation(ground, aerial, found, turn=turn, limit=limit,
                                             seed=seed, tell=tell)  # fmt: skip
-    made = report(measured)
-    made.save(*paths)
-    if as_json:
-        put(made.json())
-        return
-    for path, reason in measured.left_out[:5]:
-        say(f"left out: {path}: {reason}")
-    tables = [line for table in made.tables for line in (table.text(), "")]
-    put(made.lead, "", *tables, *(f"wrote {path}" for path in paths))
+    finish(report(measured), measured.left_out, paths, as_json)
 
 
 class _Moving:
@@ -127,9 +117,9 @@ class _Moving:
             check_input(path, ImageError, "give photographs")
         self.paths = check_outputs(animations, photographs, [".html", ".gif"])
 
-    def run(self, network: Network, reference_model: str | None, as_json: bool) -> None:
+    def run(self, network: Network, as_json: bool) -> None:
         network.checked_files()
-        ground, aerial = _load(network, reference_model)
+        ground, aerial = _load(network)
         with working("explaining"):
             from whyalike.apps import moving_point
             from whyalike.apps.orientation import Compass, estimate, told, votes
@@ -156,9 +146,9 @@ class _Moving:
         put(*lines, *(f"wrote {path}" for path in self.paths))
 
 
-def _load(network: Network, reference_model: str | None) -> Towers:
+def _load(network: Network) -> Towers:
     with working("loading the networks"):
-        return network.load_two(reference_model)
+        return network.load_two()
 
 
 @click.command()
@@ -167,7 +157,7 @@ def _load(network: Network, reference_model: str | None) -> Towers:
               help="Places to train on.")  # fmt: skip
 @click.option("--unseen", type=click.IntRange(1), default=1000, show_default=True, metavar="N",
               help="Places to measure on.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the world.")
+@seed_option("Of the world.")
 @click.option("--aerial-size", type=click.IntRange(16, 2048), default=224, show_default=True,
               metavar="PIXELS", help="Side of a view from above, which shows 96 m.")  # fmt: skip
 @click.option("--panorama-size", type=Numbers("WIDTH,HEIGHT"), default="512,96", show_default=True,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import click
 
-from whyalike.cli.evaluate import finish, pictured
-from whyalike.cli.network import Network, network_options
-from whyalike.cli.options import json_option, report_option, split_of
+from whyalike.cli.evaluate import finish, pictured, report_paths
+from whyalike.cli.network import Network, two_network_options
+from whyalike.cli.options import json_option, report_option, seed_option, split_of
 from whyalike.cli.terminal import steps, working
-from whyalike.files import check_outputs
 
 
 @click.command()
@@ -22,11 +21,9 @@ from whyalike.files import check_outputs
               help="Of region, of each view, at most.")  # fmt: skip
 @click.option("--each", type=click.IntRange(1, 1000), default=8, show_default=True, metavar="N",
               help="Strongest matches of a pair, at most.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the kinds.")
+@seed_option("Of the kinds.")
 @report_option
-@network_options
-@click.option("--reference-model", metavar="SPEC", help="The network for the references, where "
-              "--model does not name two; of one embedding space with it.")  # fmt: skip
+@two_network_options("the references")
 @json_option
 def patterns(
     data: str,
@@ -37,7 +34,6 @@ def patterns(
     seed: int,
     outputs: tuple[str, ...],
     network: Network,
-    reference_model: str | None,
     as_json: bool,
 ) -> None:
     """Which kinds of region answer which across two views, over many pairs.
@@ -52,13 +48,13 @@ def patterns(
       whyalike patterns --data manifest:pairs.csv --model my:seen --reference-model my:infrared
       whyalike patterns --data cvusa:CVUSA --model towers --kinds 12 --json
     """
-    paths = check_outputs(outputs, network.checked_files(), [".json", ".md", ".html"])
+    paths = report_paths(outputs, network)
     with working("reading the data set"):
         from whyalike.data import read
 
         found = split_of(read(data), split)
     with working("loading the networks"):
-        query_model, of_reference = network.load_two(reference_model)
+        query_model, of_reference = network.load_two()
     with steps() as tell:
         from whyalike.apps.patterns import find_patterns
         from whyalike.apps.patterns_report import report

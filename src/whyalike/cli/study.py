@@ -10,7 +10,7 @@ import click
 
 from whyalike.cli.gallery import gallery_model
 from whyalike.cli.network import Network, network_options
-from whyalike.cli.options import json_option, report_option
+from whyalike.cli.options import json_option, report_option, seed_option
 from whyalike.cli.terminal import put, say, working
 from whyalike.errors import StudyError
 from whyalike.files import check_input, check_outputs
@@ -59,8 +59,7 @@ def study() -> None:
 @click.option("--title", default="Two robots compared", show_default=True, help="Over the pages.")
 @click.option("--consent", metavar="FILE", help="Your own text, with empty lines between "
               "paragraphs.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True,
-              help="Of order, sides and the lot.")  # fmt: skip
+@seed_option("Of order, sides and the lot.")
 @click.option("--image-base", metavar="URL", help="Write a form and a batch for Mechanical Turk "
               "too, with pictures that you put below this address.")  # fmt: skip
 @network_options

@@ -5,21 +5,22 @@ A photograph and itself under a random homography, and a stereo pair with its di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from whyalike.data.samples import demo_pair, stereo_pair
 from whyalike.errors import DataError, ImageError, ModelError
 from whyalike.evaluate.photographs import Tell, say
+from whyalike.evaluate.retrieval import Interval, bootstrap
 from whyalike.geometry import Frame
 from whyalike.images import printable, read_image
 from whyalike.model import EmbeddingModel
@@ -27,10 +28,10 @@ from whyalike.pair import Pair, explain_pair
 
 RADII = (0.05, 0.1, 0.15, 0.2)
 """Shares of the second picture's longer side."""
-METHODS = ("decomposition", "sharp", "direction", "cosine")
-"""Point maps of the model, and of its sharp form; the nearest v of the sharp form and the nearest
-features by their cosines, which leave out how much a cell carries."""
-BETWEEN = METHODS[:3]
+METHODS = ("decomposition", "sharp", "drawn", "direction", "cosine")
+"""Point maps of the model, of its sharp form, and of the one that is drawn; the nearest v of the
+sharp form and the nearest features by their cosines, which leave out how much a cell carries."""
+BETWEEN = METHODS[:4]
 """Those that compare v, which two networks of one embedding space have in common."""
 ALWAYS = ("nearest cell", "same place", "chance")
 """The best that cells of the model's grid can do; a point left where it was; a cell by lot."""
@@ -177,6 +178,7 @@ class Correspondence:
 
     Args:
         kinds: of each point, "stereo" or "homography".
+        photographs: of each point, the place of its photograph in `names`.
         distances: by method; of "chance", to every cell of the grid: (points, cells).
         names: of the photographs.
         seed: of the homographies.
@@ -187,6 +189,7 @@ class Correspondence:
     """
 
     kinds: np.ndarray
+    photographs: np.ndarray
     distances: dict[str, np.ndarray]
     names: tuple[str, ...]
     seed: int
@@ -198,6 +201,28 @@ class Correspondence:
     def pck(self, method: str, kind: str) -> Float[np.ndarray, " radii"]:
         """Share of the points of one kind within each radius of `RADII`."""
         return pck(self.distances[method][self.kinds == kind])
+
+    def interval(
+        self, method: str, kind: str, radius: float = 0.1, over: str | None = None
+    ) -> Interval:
+        """Share of the points within a radius, and where it may lie as photographs are drawn anew.
+
+        Of one photograph alone it has no width, which says nothing.
+
+        Args:
+            method, kind: as for `pck`.
+            radius: as a share of the longer side.
+            over: another method, whose share is taken off: where 0 is not in the interval, one of
+                the two finds more on photographs such as these.
+        """
+        of = self.kinds == kind
+
+        def near(name: str) -> Float[np.ndarray, " n"]:
+            shares: np.ndarray = (self.distances[name][of] <= radius).reshape(of.sum(), -1).mean(1)
+            return shares
+
+        more = near(method) - (0 if over is None else near(over))
+        return bootstrap(more, groups=self.photographs[of].tolist())
 
 
 def evaluate_correspondence(
@@ -245,9 +270,7 @@ def evaluate_correspondence(
             left_out.append((str(path), str(error)))
     if left_out and len(sets) == 1:
         raise DataError(f"no photograph can be read: {left_out[0][1]}")
-    towers = Towers(model, cache(model.sharp))
-    if other is not model:
-        towers = Towers(model, cache(model.sharp), other, cache(other.sharp))
+    towers = Towers(model, None if other is model else other)
     far: dict[str, list[np.ndarray]] = {name: [] for name in (*methods, *ALWAYS)}
     shown: dict[str, tuple[Matched, dict[str, np.ndarray]]] = {}
     for done, one in enumerate(sets):
@@ -261,8 +284,10 @@ def evaluate_correspondence(
             else:
                 far[name].append(distances(xy, one.matches_xy, one.second.size))
     say(tell, "matching points", len(sets), len(sets))
+    counts = [len(one.points_xy) for one in sets]
     return Correspondence(
-        kinds=np.concatenate([[one.kind] * len(one.points_xy) for one in sets]),
+        kinds=np.repeat([one.kind for one in sets], counts),
+        photographs=np.repeat(np.arange(len(sets)), counts),
         distances={name: np.concatenate(some) for name, some in far.items()},
         names=tuple(one.name for one in sets),
         seed=seed,
@@ -273,26 +298,35 @@ def evaluate_correspondence(
     )
 
 
-class Towers(NamedTuple):
-    """The network of the first pictures and its sharp form, and those of the second's, if others.
+@dataclass(frozen=True)
+class Towers:
+    """The network of the first pictures, and that of the second ones, if it is another.
 
-    A sharp form is made when it is first asked for.
+    Other forms of them are made when they are first asked for.
     """
 
     model: EmbeddingModel
-    sharp: Callable[[], EmbeddingModel]
     reference_model: EmbeddingModel | None = None
-    reference_sharp: Callable[[], EmbeddingModel] | None = None
 
-    def pair(self, given: Matched, sharp: bool = False) -> Pair:
+    @cached_property
+    def sharp(self) -> Towers:
+        """The same in the sharp form."""
+        other = self.reference_model
+        return Towers(self.model.sharp(), None if other is None else other.sharp())
+
+    @cached_property
+    def drawn(self) -> Towers:
+        """The same in the form that `whyalike explain` draws."""
+        other = self.reference_model
+        return Towers(self.model.drawn(), None if other is None else other.drawn())
+
+    def pair(self, given: Matched) -> Pair:
         """Both pictures, explained."""
-        first = self.sharp() if sharp else self.model
-        second = self.reference_model
-        if sharp and self.reference_sharp is not None:
-            second = self.reference_sharp()
-        if second is None:
-            return Pair(*first.explain([given.first, given.second]))
-        return explain_pair(first, given.first, given.second, reference_model=second)
+        if self.reference_model is None:
+            return Pair(*self.model.explain([given.first, given.second]))
+        return explain_pair(
+            self.model, given.first, given.second, reference_model=self.reference_model
+        )
 
 
 def located(
@@ -314,25 +348,30 @@ def located(
     if "decomposition" in methods:
         found["decomposition"] = _by_points(pair, given.points_xy)
     if {"sharp", "direction"} & {*methods}:
-        fine = towers.pair(given, sharp=True)
+        fine = towers.sharp.pair(given)
         if "direction" in methods:  # first: the other one has all v at hand then
             found["direction"] = _by_directions(fine, given.points_xy)
         if "sharp" in methods:
             found["sharp"] = _by_points(fine, given.points_xy)
+    if "drawn" in methods:
+        found["drawn"] = _by_points(towers.drawn.pair(given), given.points_xy)
     if "cosine" in methods:
         found["cosine"] = _by_features(towers, given, pair)
     return {name: found[name] for name in (*methods, *ALWAYS)}
 
 
 def _by_points(pair: Pair, points_xy: np.ndarray) -> Float[np.ndarray, "n 2"]:
+    """The cell with the largest value of the point's map."""
     frame = pair.reference.frame
-    return np.array([peak(pair.point_map(query_xy=tuple(xy)), frame) for xy in points_xy.tolist()])
+    # Of unit length, as where a map is largest does not hang on it.
+    at = normalize(pair.query.at_each(points_xy.tolist()), dim=1)
+    return np.array([peak(pair.reference.map(u), frame) for u in at])
 
 
 def _by_directions(pair: Pair, points_xy: np.ndarray) -> Float[np.ndarray, "n 2"]:
     """The cell whose v has the largest cosine with that at the point."""
-    at = torch.stack([pair.query.at(tuple(xy)) for xy in points_xy.tolist()])
-    there = torch.nn.functional.normalize(pair.reference.values, dim=2)
+    at = pair.query.at_each(points_xy.tolist())
+    there = normalize(pair.reference.values, dim=2)
     frame = pair.reference.frame
     return np.array([peak(found, frame) for found in torch.einsum("kd,hwd->khw", at, there)])
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Plot
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from whyalike import draw
 from whyalike.data import Sample
-from whyalike.evaluate import measures
+from whyalike.evaluate import measures, plots
 from whyalike.evaluate.localization import Localization
 from whyalike.evaluate.methods import ALWAYS, METHODS, Both
 from whyalike.evaluate.photographs import map_size
@@ -127,21 +123,14 @@ def _measures(found: Localization, summaries: dict[str, dict[str, float | None]]
 
 
 def _curves(found: Localization) -> Figure:
-    plot = Plot(figsize=(7.2, 3.6), layout="constrained")
-    FigureCanvasAgg(plot)
-    ax = plot.add_subplot()
-    for at, (name, one) in enumerate(found.methods.items()):
-        style = ":" if name in ALWAYS else ("-", "--", "-.")[at // 10 % 3]
-        ax.plot(measures.THRESHOLDS, 100 * one.accuracies(), style, lw=1.4, label=name)
-    ax.set(xlabel="threshold, as a share of the map's largest value", xlim=(0, 1), ylim=(0, None))
-    ax.set_ylabel("boxes with IoU ≥ 0.5, %")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
-    buffer = io.BytesIO()
-    plot.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    lines = {name: 100 * one.accuracies() for name, one in found.methods.items()}
+    drawn = plots.curves(
+        measures.THRESHOLDS, lines, "threshold, as a share of the map's largest value",
+        "boxes with IoU ≥ 0.5, %", xlim=(0, 1), ylim=(0, None),
+    )  # fmt: skip
     what = "Curves: share of boxes with an IoU of at least 0.5 over the threshold, for each map"
     caption = "Share of boxes found, by threshold. Dotted: what knows nothing of the image."
-    return Figure(caption, [(what, _url(buffer, "png"))], "By threshold", wide=True)
+    return Figure(caption, [(what, drawn)], "By threshold", wide=True)
 
 
 def _examples(found: Localization) -> list[Figure]:
@@ -174,7 +163,7 @@ def _drawn(picture: Image.Image, sample: Sample | None = None) -> str:
     small = _small(picture)
     if sample is not None and sample.box_xyxy is not None:
         _frame(small, sample.box_xyxy, small.width / picture.width, TRUE)
-    return _jpeg(small)
+    return plots.jpeg(small)
 
 
 def _with_map(
@@ -198,7 +187,7 @@ def _with_map(
         sx, sy = (view[2] - view[0]) / size_hw[1], (view[3] - view[1]) / size_hw[0]
         box = (view[0] + x0 * sx, view[1] + y0 * sy, view[0] + x1 * sx, view[1] + y1 * sy)
         _frame(drawn, box, scale, FOUND)
-    return _jpeg(drawn)
+    return plots.jpeg(drawn)
 
 
 def _small(picture: Image.Image) -> Image.Image:
@@ -213,13 +202,3 @@ def _frame(picture: Image.Image, box: Sequence[float], scale: float, colour: str
     corners = [max(x0, 0), max(y0, 0), min(x1, limits[0]), min(y1, limits[1])]
     if corners[2] > corners[0] and corners[3] > corners[1]:
         ImageDraw.Draw(picture).rectangle(corners, outline=colour, width=2)
-
-
-def _jpeg(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=80)
-    return _url(buffer, "jpeg")
-
-
-def _url(buffer: io.BytesIO, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -20,14 +20,21 @@ NOTHING = {*methods.ALWAYS, *correspondence.ALWAYS}
 
 
 def curves(
-    x: Sequence[float] | np.ndarray, lines: Mapping[str, Any], xlabel: str, ylabel: str
+    x: Sequence[float] | np.ndarray,
+    lines: Mapping[str, Any],
+    xlabel: str,
+    ylabel: str,
+    **axes: Any,
 ) -> str:
-    """Lines over one axis, by name, as the data URL of a picture; dotted what knows nothing."""
+    """Lines over one axis, by name, as the data URL of a picture; dotted what knows nothing.
+
+    `axes` is what else is set of the axes, such as xlim.
+    """
     with _plot() as (ax, urls):
         for at, (name, values) in enumerate(lines.items()):
             style = ":" if name in NOTHING else ("-", "--", "-.")[at // 10 % 3]
             ax.plot(x, values, style, lw=1.4, label=name)
-        ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.set(xlabel=xlabel, ylabel=ylabel, **axes)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     return urls[0]
 

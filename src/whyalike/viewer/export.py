@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,13 +26,12 @@ FORMAT = 1
 PICTURE_SIZE = 1280  # longest side of an embedded photograph, in pixels
 JPEG_QUALITY = 88
 HALF_PEAK = 32768.0  # float16 ends at 65504; below 6e-5, nine decades lower, it loses precision
-
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./\w+\.js";\n', re.MULTILINE)
 _START = """
-mount(
-  /** @type {HTMLElement} */ (document.querySelector("main")),
-  JSON.parse(document.querySelector("script[type='application/json']")?.textContent ?? "{}"),
-  { headingLevel: 1 },
-);
+{function}(
+  /** @type {{HTMLElement}} */ (document.querySelector("main")),
+  JSON.parse(document.querySelector("script[type='application/json']")?.textContent ?? "{{}}"),
+{more});
 """
 
 
@@ -72,12 +72,34 @@ def viewer_data(pair: Pair, *, pictures: bool = True) -> dict[str, Any]:
 def page(data: dict[str, Any]) -> str:
     """The whole page of a pair as one html file."""
     title = f"Why are {data['query']['name']} and {data['reference']['name']} alike?"
-    return document(title, static("viewer.css"), static("viewer.js") + _START, data)
+    return document(
+        title,
+        static("viewer.css"),
+        static("viewer.js") + starting("mount", "{ headingLevel: 1 }"),
+        data,
+    )
 
 
 def static(name: str) -> str:
     """The text of a file that the page is made of."""
     return (files("whyalike.viewer") / "static" / name).read_text(encoding="utf-8")
+
+
+def below(name: str, imports: int = 1) -> str:
+    """The text of a module that stands below those that it imports from, in one script.
+
+    Args:
+        name: of its file.
+        imports: how many modules those are.
+    """
+    text, gone = _IMPORT.subn("", static(name))
+    assert gone == imports
+    return text
+
+
+def starting(function: str, *more: str) -> str:
+    """What starts a page's script: a call with the page's element, its data and what is added."""
+    return _START.format(function=function, more="".join(f"  {one},\n" for one in more))
 
 
 def document(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -10,16 +9,9 @@ from jaxtyping import Float
 
 from whyalike.contributions import Contributions
 from whyalike.geometry import XY
-from whyalike.viewer.export import base64_of, document, jpeg_url, static
+from whyalike.viewer.export import base64_of, below, document, jpeg_url, starting, static
 
 FORMAT = 1
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./viewer\.js";\n', re.MULTILINE)
-_START = """
-startHeading(
-  /** @type {HTMLElement} */ (document.querySelector("main")),
-  JSON.parse(document.querySelector("script[type='application/json']")?.textContent ?? "{}"),
-);
-"""
 
 
 def heading_data(
@@ -61,12 +53,10 @@ def heading_data(
 
 def page(data: dict[str, Any]) -> str:
     """The whole page as one html file."""
-    module, imports = _IMPORT.subn("", static("heading.js"))
-    assert imports == 1
     return document(
         f"Where {data['street']['name']} looks",
         static("viewer.css") + static("heading.css"),
-        static("viewer.js") + module + _START,
+        static("viewer.js") + below("heading.js") + starting("startHeading"),
         data,
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import re
 from base64 import b64encode
 from collections import deque
 from collections.abc import Sequence
@@ -17,7 +16,15 @@ from PIL import Image
 from whyalike.errors import GalleryError
 from whyalike.images import printable
 from whyalike.pair import Pair
-from whyalike.viewer.export import base64_of, document, jpeg_url, static, viewer_data
+from whyalike.viewer.export import (
+    base64_of,
+    below,
+    document,
+    jpeg_url,
+    starting,
+    static,
+    viewer_data,
+)
 
 if TYPE_CHECKING:
     from whyalike.contributions import Contributions
@@ -30,15 +37,6 @@ QUALITY = 72
 ROWS = 10  # of the grid to which the cells of a pair are summed at most, and as many columns
 PAIRS = 50  # hits of either ranking whose pair can be opened: some 10 kB each
 LONGEST = 200  # characters of one field of metadata that are shown
-
-_IMPORT = re.compile(r'^import \{[^}]*\} from "\./viewer\.js";\n', re.MULTILINE)
-
-_START = """
-startPage(
-  /** @type {HTMLElement} */ (document.querySelector("main")),
-  JSON.parse(document.querySelector("script[type='application/json']")?.textContent ?? "{}"),
-);
-"""
 
 
 def results_data(
@@ -161,9 +159,7 @@ def ranking_data(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def module() -> str:
     """The text of both modules in one: what results.js imports stands right above it."""
-    text, imports = _IMPORT.subn("", static("results.js"))
-    assert imports == 1
-    return static("viewer.js") + text
+    return static("viewer.js") + below("results.js")
 
 
 def page(data: dict[str, Any]) -> str:
@@ -171,7 +167,7 @@ def page(data: dict[str, Any]) -> str:
     return document(
         f"Photographs like {data['query']['name']}",
         static("viewer.css") + static("results.css"),
-        module() + _START,  # one script, so that its policy is one hash
+        module() + starting("startPage"),  # one script, so that its policy is one hash
         data,
     )
 

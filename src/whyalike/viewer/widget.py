@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from whyalike.errors import RegionError
 from whyalike.geometry import XY, XYXY, Frame
 from whyalike.pair import Pair, Side
 from whyalike.viewer import results
-from whyalike.viewer.export import static, viewer_data
+from whyalike.viewer.export import below, static, viewer_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,14 +21,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_IMPORTS = re.compile(r'^import \{[^}]*\} from "\./\w+\.js";\n', re.MULTILINE)
-
 
 def module() -> str:
     """The page's modules and what ties them to a notebook, as one module."""
-    text, imports = _IMPORTS.subn("", static("widget.js"))
-    assert imports == 2
-    return results.module() + text
+    return results.module() + below("widget.js", imports=2)
 
 
 class _Marked(anywidget.AnyWidget):

@@ -15,18 +15,11 @@ from urllib.parse import urlsplit
 
 from whyalike.apps.study.questionnaire import LABELS, Questionnaire
 from whyalike.errors import StudyError
-from whyalike.viewer.export import document
+from whyalike.viewer.export import document, starting
 from whyalike.viewer.export import static as of_viewer
 
 LONGEST_FORM = 65_535
 """Bytes that Mechanical Turk takes for the text of a question."""
-
-_START = """
-startStudy(
-  /** @type {HTMLElement} */ (document.querySelector("main")),
-  JSON.parse(document.querySelector("script[type='application/json']")?.textContent ?? "{}"),
-);
-"""
 
 
 def name(slot: int, raters: int) -> str:
@@ -64,7 +57,7 @@ def for_server(made: Questionnaire) -> str:
 
 def _page(data: dict[str, Any], allow: tuple[str, ...]) -> str:
     css = of_viewer("viewer.css") + _static("study.css")
-    return document(data["title"], css, _static("study.js") + _START, data, allow)
+    return document(data["title"], css, _static("study.js") + starting("startStudy"), data, allow)
 
 
 def _static(file: str) -> str:
