@@ -34,7 +34,7 @@ checks that what it times gives the right answer.
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write the tables as a page of the documentation, too.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch; by default its own.")
-@click.option("--full", is_flag=True, help="All pairs for faithfulness, which takes an hour, and "
+@click.option("--full", is_flag=True, help="All pairs for faithfulness, which takes hours, and "
               "all photographs for region_retrieval and paper_tables.")  # fmt: skip
 def main(names: tuple[str, ...], markdown: Path | None, threads: int | None, full: bool) -> None:
     """Measure what whyalike costs: all of it, or NAMES alone."""
