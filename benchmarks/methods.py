@@ -9,6 +9,7 @@ import functools
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr
+from typing import Any
 
 import numpy as np
 import torch
@@ -176,6 +177,31 @@ def sbsm(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> Float[Te
     fill = [round(255 * value) for value in preprocess.mean]
     stack = SBSMStack((window, window), (stride, stride), "cosine", fill=fill)
     return torch.from_numpy(stack(x, [y], Network())[0])
+
+
+def attention_rollout(
+    model: wa.EmbeddingModel, query: Tensor, reference: Tensor
+) -> Float[Tensor, "h w"]:
+    """Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, of timm's blocks.
+
+    What the class token sees of each cell, through all blocks, each half attention (the mean of the
+    heads) and half the tokens themselves; the same for any reference.
+    """
+    seen: list[Tensor] = []  # of each block the queries, then the keys
+    blocks: Any = model.net.blocks
+    norms = [norm for block in blocks for norm in (block.attn.q_norm, block.attn.k_norm)]
+    handles = [norm.register_forward_hook(lambda *of: seen.append(of[2])) for norm in norms]
+    try:
+        embed(model, query[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    rolled = torch.eye(seen[0].shape[2])
+    for block, q, k in zip(blocks, seen[::2], seen[1::2], strict=True):
+        weights = (q @ k.mT * block.attn.scale).softmax(-1)[0].mean(0)
+        rolled = (weights + torch.eye(len(weights))) / 2 @ rolled
+    layout = model.layout(query[None])
+    return rolled[0, layout.prefix :].unflatten(0, layout.grid_hw)
 
 
 def of_packages() -> list[tuple[str, Method]]:
