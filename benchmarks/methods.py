@@ -46,27 +46,42 @@ def decomposition_of_point(
 
 @functools.lru_cache(maxsize=16)
 def sharpened(
-    model: wa.EmbeddingModel, gamma: float, finer: int, affinity: float
+    model: wa.EmbeddingModel, gamma: float, finer: int, affinity: float, own: float
 ) -> wa.EmbeddingModel:
     """The model as `model.sharp` makes it, once."""
-    return model.sharp(gamma=gamma, finer=finer, affinity=affinity)
+    return model.sharp(gamma=gamma, finer=finer, affinity=affinity, own=own)
 
 
-def sharp(gamma: float = 0.1, finer: int = 2, affinity: float = 2.0) -> tuple[Method, PointMethod]:
+def sharp(
+    gamma: float = 0.1, finer: int = 2, affinity: float = 2.0, own: float = 0.0
+) -> tuple[Method, PointMethod]:
     """The decomposition of `model.sharp`, and its map of a point."""
 
     def method(
         model: wa.EmbeddingModel, query: Tensor, reference: Tensor
     ) -> tuple[Float[Tensor, "h w"], float]:
-        return decomposition(sharpened(model, gamma, finer, affinity), query, reference)
+        return decomposition(sharpened(model, gamma, finer, affinity, own), query, reference)
 
     def of_point(
         model: wa.EmbeddingModel, query: Tensor, reference: Tensor, query_xy: tuple[float, float]
     ) -> Float[Tensor, "h w"]:
-        cut = sharpened(model, gamma, finer, affinity)
+        cut = sharpened(model, gamma, finer, affinity, own)
         return decomposition_of_point(cut, query, reference, query_xy)
 
     return method, of_point
+
+
+def shared_at_cut(
+    model: wa.EmbeddingModel, query: Tensor, reference: Tensor
+) -> tuple[Float[Tensor, "h w"], float]:
+    """The decomposition at the model's own cut, gates held, as `model.drawn` shares it."""
+    return decomposition(shared(model), query, reference)
+
+
+@functools.lru_cache(maxsize=4)
+def shared(model: wa.EmbeddingModel) -> wa.EmbeddingModel:
+    """The model, its maps shared among like cells, once."""
+    return model.cut(biases="located", affinity=2.0, own=0.25)
 
 
 def change(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> tuple[Tensor, float]:
