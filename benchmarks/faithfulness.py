@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import whyalike as wa
-from benchmarks import birds, digits, methods, second_networks
+from benchmarks import birds, digit_tokens, digits, methods, second_networks
 from benchmarks.pairs import Method, Pairs, PointMethod, Scores, evaluate
 from benchmarks.tables import Table, UnavailableError
 from whyalike import baselines
@@ -34,6 +34,22 @@ NOTHING: list[Row] = [
     ("nothing: a blob in the middle", methods.centre_blob, None),
     ("nothing: a box in the middle", methods.centre_box, None),
 ]
+TOKENS: list[Row] = [
+    ("tokens as they come in, where it is cut by itself", methods.decomposition, None),
+    ("the same, affinity 2, own ¼", methods.shared_at_cut, None),
+    ("sharp (γ 0.1, 2 × finer, affinity 2)", methods.sharp()[0], None),
+    ("sharp, own ¼ (as drawn)", methods.sharp(own=0.25)[0], None),
+    ("sharp, each cell its own", methods.sharp(affinity=0.0)[0], None),
+    ("sharp, 4 × finer", methods.sharp(finer=4)[0], None),
+    ("change, E − E(grey)", methods.change, None),
+    ("Grad-CAM", baselines.grad_cam, None),
+    ("rectified Grad-CAM (Taylor)", baselines.rectified_grad_cam, None),
+    ("LayerCAM", baselines.layer_cam, None),
+    ("gradient × input", baselines.gradient_times_input, None),
+    ("attention rollout", methods.attention_rollout, None),
+    (f"integrated gradients, {methods.IG_STEPS} steps, captum", methods.integrated_gradients, None),
+    ("occlusion, captum", methods.occlusion, None),
+]
 NETWORKS: list[tuple[str, Callable[[], wa.EmbeddingModel]]] = [
     ("EfficientNet-Lite0, the default network, 224 px", wa.load),
     ("MobileNetV2, 224 px", second_networks.mobilenet_v2),
@@ -49,7 +65,7 @@ def run(full: bool = False) -> list[Table]:
     Args:
         full: all pairs and networks, which takes some hours; otherwise a few minutes.
     """
-    tables = [on_digits(full)]
+    tables = [on_digits(full), on_digit_tokens(full)]
     for network, make in NETWORKS if full else NETWORKS[:1]:
         try:
             tables.append(on_birds(make(), network, full))
@@ -68,22 +84,40 @@ def on_digits(full: bool = False) -> Table:
     """Handwritten digits on clutter."""
     model = digits.model()
     pairs = digits.pairs(model, 120 if full else 40)
-    columns = {"ms": "ms", "passes": "/ embedding", "pointing": "pointing", "box": "IoU ≥ 0.5",
-               "v2": "V2", "deletion": "deletion ↓", "insertion": "insertion ↑"}  # fmt: skip
     about = f"""\
 {len(pairs)} pairs of scenes of 64 px, each a handwritten digit (scikit-learn's) on clutter, whose
 boxes are known, and a network of six convolutions, a mean and a linear layer, trained here with the
 MultiSimilarity loss: of unseen scenes, {100 * pairs.recall:.1f} % have a scene of their class
-nearest. Each query with its nearest, which is held fixed. {MEASURES} Deletion and insertion: the
-area under the cosine, where that is above zero, as the pixels of the largest values are replaced by
-the grey of the background, or put on it, in 16 steps."""
-    scored = [evaluate(model, pairs, f, specificity=False) for _, f, _ in rows()]
+nearest. Each query with its nearest, which is held fixed. {MEASURES} {PERTURBED}"""
+    return _of_digits("Maps of digits", about, model, pairs, rows())
+
+
+def on_digit_tokens(full: bool = False) -> Table:
+    """The same scenes, and a vision transformer."""
+    model = digit_tokens.model()
+    pairs = digits.pairs(model, 120 if full else 40)
+    about = f"""\
+{len(pairs)} pairs of the same scenes, and a vision transformer trained here: three convolutions to
+8×8 tokens, six blocks, of whose class token the embedding is made: of unseen scenes,
+{100 * pairs.recall:.1f} % have a scene of their class nearest. {MEASURES} {PERTURBED}"""
+    return _of_digits("Maps of digits, a transformer", about, model, pairs, [*NOTHING, *TOKENS])
+
+
+def _of_digits(
+    title: str, about: str, model: wa.EmbeddingModel, pairs: Pairs, methods: Sequence[Row]
+) -> Table:
+    columns = {"ms": "ms", "passes": "/ embedding", "pointing": "pointing", "box": "IoU ≥ 0.5",
+               "v2": "V2", "deletion": "deletion ↓", "insertion": "insertion ↑"}  # fmt: skip
+    scored = [evaluate(model, pairs, f, specificity=False) for _, f, _ in methods]
     lines = [
-        [name, *_cells(s.summary(), columns)] for (name, *_), s in zip(rows(), scored, strict=True)
+        [name, *_cells(s.summary(), columns)] for (name, *_), s in zip(methods, scored, strict=True)
     ]
-    return Table("Maps of digits", about, ["map", *columns.values()], lines)
+    return Table(title, about, ["map", *columns.values()], lines)
 
 
+PERTURBED = """\
+Deletion and insertion: the area under the cosine, where that is above zero, as the pixels of the
+largest values are replaced by the grey of the background, or put on it, in 16 steps."""
 MEASURES = """\
 Maps are brought to the image's size (bilinear), and what is below zero counts as nothing. Pointing:
 the largest value lies in the box. IoU ≥ 0.5: share of queries where the box around the largest part

@@ -9,6 +9,7 @@ import functools
 import io
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,27 +46,42 @@ def decomposition_of_point(
 
 @functools.lru_cache(maxsize=16)
 def sharpened(
-    model: wa.EmbeddingModel, gamma: float, finer: int, affinity: float
+    model: wa.EmbeddingModel, gamma: float, finer: int, affinity: float, own: float
 ) -> wa.EmbeddingModel:
     """The model as `model.sharp` makes it, once."""
-    return model.sharp(gamma=gamma, finer=finer, affinity=affinity)
+    return model.sharp(gamma=gamma, finer=finer, affinity=affinity, own=own)
 
 
-def sharp(gamma: float = 0.1, finer: int = 2, affinity: float = 2.0) -> tuple[Method, PointMethod]:
+def sharp(
+    gamma: float = 0.1, finer: int = 2, affinity: float = 2.0, own: float = 0.0
+) -> tuple[Method, PointMethod]:
     """The decomposition of `model.sharp`, and its map of a point."""
 
     def method(
         model: wa.EmbeddingModel, query: Tensor, reference: Tensor
     ) -> tuple[Float[Tensor, "h w"], float]:
-        return decomposition(sharpened(model, gamma, finer, affinity), query, reference)
+        return decomposition(sharpened(model, gamma, finer, affinity, own), query, reference)
 
     def of_point(
         model: wa.EmbeddingModel, query: Tensor, reference: Tensor, query_xy: tuple[float, float]
     ) -> Float[Tensor, "h w"]:
-        cut = sharpened(model, gamma, finer, affinity)
+        cut = sharpened(model, gamma, finer, affinity, own)
         return decomposition_of_point(cut, query, reference, query_xy)
 
     return method, of_point
+
+
+def shared_at_cut(
+    model: wa.EmbeddingModel, query: Tensor, reference: Tensor
+) -> tuple[Float[Tensor, "h w"], float]:
+    """The decomposition at the model's own cut, gates held, as `model.drawn` shares it."""
+    return decomposition(shared(model), query, reference)
+
+
+@functools.lru_cache(maxsize=4)
+def shared(model: wa.EmbeddingModel) -> wa.EmbeddingModel:
+    """The model, its maps shared among like cells, once."""
+    return model.cut(biases="located", affinity=2.0, own=0.25)
 
 
 def change(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> tuple[Tensor, float]:
@@ -176,6 +192,31 @@ def sbsm(model: wa.EmbeddingModel, query: Tensor, reference: Tensor) -> Float[Te
     fill = [round(255 * value) for value in preprocess.mean]
     stack = SBSMStack((window, window), (stride, stride), "cosine", fill=fill)
     return torch.from_numpy(stack(x, [y], Network())[0])
+
+
+def attention_rollout(
+    model: wa.EmbeddingModel, query: Tensor, reference: Tensor
+) -> Float[Tensor, "h w"]:
+    """Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, of timm's blocks.
+
+    What the class token sees of each cell, through all blocks, each half attention (the mean of the
+    heads) and half the tokens themselves; the same for any reference.
+    """
+    seen: list[Tensor] = []  # of each block the queries, then the keys
+    blocks: Any = model.net.blocks
+    norms = [norm for block in blocks for norm in (block.attn.q_norm, block.attn.k_norm)]
+    handles = [norm.register_forward_hook(lambda *of: seen.append(of[2])) for norm in norms]
+    try:
+        embed(model, query[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    rolled = torch.eye(seen[0].shape[2])
+    for block, q, k in zip(blocks, seen[::2], seen[1::2], strict=True):
+        weights = (q @ k.mT * block.attn.scale).softmax(-1)[0].mean(0)
+        rolled = (weights + torch.eye(len(weights))) / 2 @ rolled
+    layout = model.layout(query[None])
+    return rolled[0, layout.prefix :].unflatten(0, layout.grid_hw)
 
 
 def of_packages() -> list[tuple[str, Method]]:

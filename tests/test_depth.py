@@ -1,9 +1,13 @@
 """Transformers and any depth: completeness, and the full Jacobian of networks with held gates."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import timm
 import torch
+from timm.models import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem, HybridEmbed
 from torch import nn
 
 import whyalike as wa
@@ -260,6 +264,31 @@ def test_networks_of_tokens_are_cut_by_themselves():
     assert model.layer == "norm"
     with pytest.raises(LayerError, match="near ones: blocks"):
         model.cut("blocks.9")
+
+
+def test_tokens_are_drawn_sharp():
+    """In a stem of finer cells, or else where they are cut: deeper ones have been read by then."""
+    preprocess = wa.Preprocess(size=HW)
+    model = wa.EmbeddingModel.from_module(vit(), "blocks.0", preprocess)
+    assert model.sharp().layer == "blocks.0"
+    assert str(model.drawn().surrogate) == "gamma 0.1, biases located, affinity 2 keeping 0.25"
+    stem = ConvStem(channels=(4, 8, 16), stride=(2, 2, 2), kernel_size=3)
+    with_stem = perturbed(
+        VisionTransformer(
+            HW, 1, embed_layer=partial(HybridEmbed, backbone=stem, proj=False), embed_dim=16,
+            depth=2, num_heads=2, num_classes=12).double()
+    )  # fmt: skip
+    model = wa.EmbeddingModel.from_module(with_stem, "blocks.0", preprocess)
+    assert model.sharp().layer == "patch_embed.backbone.1"
+    assert model.sharp(finer=3).layer == "patch_embed.backbone.0"
+    (x,) = images(1)
+    ours = model.drawn().explain(x)
+    assert ours.frame.grid_hw == (8, 12)
+    u = torch.randn(12, generator=seeded(2), dtype=torch.float64)
+    carried = ours.map(u).sum() + ours.rest @ u
+    torch.testing.assert_close(carried, ours.embedding @ u, rtol=1e-8, atol=1e-8)
+    windows = wa.EmbeddingModel.from_module(swin(), "layers.0", preprocess)
+    assert windows.drawn() is windows
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,33 @@ def test_gamma_on_tokens(gamma):
     torch.testing.assert_close(found.v[0], expected, rtol=1e-9, atol=1e-9)
 
 
+class Residual(Tokens):
+    """The same, with a branch beside the linear layer and a constant for each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.empty(6, C))
+
+    def forward(self, A: Tensor) -> Tensor:
+        return (self.mix @ (A + self.linear(A) + self.constant))[:, 0]
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_what_a_token_adds_up_by_itself_is_left_to_the_gates(gamma):
+    """Channels and branches keep their parts of it; only the sum over tokens is shared."""
+    net = randomise(Residual())
+    A = torch.randn(1, 6, C, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    layout = Layout("tokens", (1, 5), 1)
+    found = from_head(net, A, layout=layout, surrogate=Surrogate("gamma", gamma, "residual"))
+    with torch.no_grad():
+        of_cells = A[0] + A[0] @ net.linear.weight.T
+        y = of_cells + net.linear.bias + net.constant
+        expected = torch.zeros(6, C, dtype=torch.float64)
+        for c in range(C):
+            expected[:, c] = shared(net.mix[0] * y[:, c], gamma) * of_cells[:, c] / y[:, c]
+    torch.testing.assert_close(found.v[0], expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", ["gates", "gamma"])
 @pytest.mark.parametrize("biases", ["residual", "located"])
 def test_maps_and_regions_are_those_of_the_values(kind, biases):

@@ -95,8 +95,8 @@ class Cut:
         self.from_parts = from_parts
         self.found: str | None = None
         """What was found, in words."""
-        self.of_tokens = False
-        """Whether tokens or a map with its channels last come out of the layer, once it ran."""
+        self.kind = "channels first"
+        """How what comes out of the layer lies on the image, as `Layout` says it, once it ran."""
         # By shape, type and device of the map.
         self._heads: dict[Any, tuple[nn.Module | None, Split | None]] = {}
         self._layers_add_b: dict[Any, bool] = {}
@@ -206,16 +206,24 @@ class Cut:
         return measure_depths(self.net, images, layouts, self.surrogate)
 
     def finer(self, shape: torch.Size, times: int) -> str:
-        """The deepest step whose grid has so many times the rows of the last map's."""
+        """The deepest step whose grid has so many times the rows of the last map's.
+
+        If none has, that of the finest; where that are the tokens of the last map itself, which
+        prefix tokens may have read by then, the layer stays what it is.
+        """
         images = to_net(self.net, noise(2, shape))
         layouts = find_layouts(self.net, finishing_order(self.net, images), images)
         steps = depth.candidates(self.net, layouts)
         last = last_map(type(self.net).__name__, layouts)
-        rows = times * layouts[last].grid_hw[0]
+        least = layouts[last].grid_hw[0]
+        rows = times * least
         # The deepest that is fine enough; then, the finest first, those that are not.
         fine = [name for name in reversed(steps) if layouts[name].grid_hw[0] >= rows]
         coarse = [name for name in reversed(steps) if layouts[name].grid_hw[0] < rows]
         coarse.sort(key=lambda name: -layouts[name].grid_hw[0])
+        if layouts[last].kind == "tokens":
+            last = self.layer
+            coarse = [name for name in coarse if layouts[name].grid_hw[0] > least]
         for name in [*fine, *coarse]:
             if depth.carries_all(self.net, name, images):
                 return name
@@ -395,7 +403,7 @@ class Cut:
         self._graph = trace_head(self.net, self.layer, before, several)
         A, E = self.run(images)
         layout = self.layout(A, images)
-        self.of_tokens = layout.kind != "channels first"
+        self.kind = layout.kind
         check_per_image(self.run(images[:1])[1], E[:1])
         _, split = self._split_for(A)
         if split is None:

@@ -195,7 +195,8 @@ class EmbeddingModel(nn.Module):
         Args:
             gamma: of the surrogate; larger ones lie closer, and depend less on what is asked.
             finer: how many times as many rows as the last map's the grid is to have. Of the layers
-                that everything goes through, the deepest such one is taken, or else the finest.
+                that everything goes through, the deepest such one is taken, or else the finest;
+                where none is finer than the tokens that the network ends in, its cut stays.
             affinity: of cells that share what they carry; 0 leaves to each its own.
             own: what share each cell keeps for itself before the rest is shared, from 0 to 1.
 
@@ -226,10 +227,10 @@ class EmbeddingModel(nn.Module):
         """The form of the network that draws best, as `whyalike explain` shows it.
 
         That is `sharp(own=0.25)`, whose maps have more contrast than those of `sharp()`, where the
-        cut is at a map of channels (N, C, h, w), as in convolutional networks, for which that was
-        measured; where it is at tokens, the network as it is.
+        cut is at a map of channels (N, C, h, w) or at tokens (N, prefix + h·w, C), for which that
+        was measured; where channels come last, as in Swin, the network as it is.
         """
-        return self if self._cut.of_tokens else self.sharp(own=DRAWN_OWN)
+        return self if self._cut.kind == "channels last" else self.sharp(own=DRAWN_OWN)
 
     def depths(self, images: Source | list[Any] | tuple[Any, ...]) -> list[Depth]:
         """What carries the embeddings of some images, by the depth of the cut.

@@ -73,8 +73,8 @@ def demo(folder: str, as_json: bool) -> None:
     "--sharp/--plain",
     default=None,
     help="Finer maps that still add up (a finer grid, surrogate gamma, biases located, shared "
-    "among cells that the network sees alike), or the paper's own of the last map; default: sharp "
-    "for convolutional networks, unless --layer, --surrogate or --biases is given.",
+    "among cells that the network sees alike), or the paper's own of the last map; default: sharp, "
+    "unless channels come last (Swin), or --layer, --surrogate or --biases is given.",
 )
 @click.option(
     "--surrogate",

@@ -239,6 +239,14 @@ class Linearised(TorchFunctionMode):
     def _is_map(self, x: Any) -> bool:
         return isinstance(x, Tensor) and x.dim() > 2
 
+    def _shares(self, x: Tensor) -> bool:
+        """Whether what a place adds up by itself, of channels or branches, is a unit.
+
+        Of tokens it is left to the gates: shared block by block, all their v turn towards E, and
+        maps of points no longer depend on the point.
+        """
+        return bool(self.tau) and x.dim() > 3
+
     def _layer(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         """A convolution or a linear layer."""
         given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
@@ -261,7 +269,7 @@ class Linearised(TorchFunctionMode):
             self.places.follow(name, func, args, kwargs, y)
             at = self.places.of.get(y)
         result = y if bias is None else y + self._placed(bias, at)
-        if not self.tau or not self._is_map(y):
+        if not self.tau or not (self._shares(y) if name == "linear" else self._is_map(y)):
             return result
         unit = _Unit(y, lambda: layer(size(x), weight.abs()), bias, at)
         if name == "linear":
@@ -304,7 +312,7 @@ class Linearised(TorchFunctionMode):
         minus_first, minus_second = name == "rsub", name != "rsub" and "sub" in name
         y = -first if minus_first else first
         if all(mine):
-            if not self.tau:
+            if not self._shares(first):
                 return func(*args)
             y = y - second if minus_second else y + second
             y = share(y, lambda: size(first) + size(second), self.tau)
@@ -319,7 +327,7 @@ class Linearised(TorchFunctionMode):
                 at = None
             minus_x, minus = (minus_first, minus_second) if mine[0] else (minus_second, minus_first)
             y = (-x if minus_x else x) + self._placed(-constant if minus else constant, at)
-            if self.tau and self._is_map(x):
+            if self._shares(x):
                 y = share(y, lambda: size(x) + self._placed(constant.abs(), at), self.tau)
         return first.copy_(y) if writes_into_its_input(func, kwargs) else y
 
