@@ -188,7 +188,7 @@ def test_vectors_are_those_of_the_path_written_out():
     net = randomise(Small())
     x, layout = images(1)[0], Layout("channels first", (4, 5))
     expected, steps = chords_by_hand(net, x, layout)
-    change = Change(net, x[None], layout)
+    change = Change(lambda dtype: net, x[None], layout)
     assert [len(step) for step in steps] == [1, 4, 15]
     assert torch.allclose(change.values()[0], expected, atol=1e-10)
     u = torch.randn(1, 4, generator=seeded(), dtype=torch.float64)
@@ -318,6 +318,30 @@ def test_what_is_wrong_is_told():
         model.change().explain(images(1)[0])
     with pytest.raises(ValueError, match="2 or more; came 1"):
         model.change(cells=1)
+
+
+@pytest.mark.parametrize("ask", ["pull", "push", "values"])
+def test_where_single_precision_loses_the_sum_double_takes_its_place(ask):
+    """What is lost is made large here: in single precision a part of it leaves torch."""
+    net = nn.Sequential(nn.Conv2d(3, 5, 4, stride=4), nn.Tanh())
+    randomise(net)
+
+    def run_in(dtype: torch.dtype):
+        def run(x: Tensor) -> Tensor:
+            y = net.to(dtype)(x).mean((2, 3))
+            return y if dtype == torch.float64 else y + torch.from_numpy(x.detach().numpy()).mean()
+
+        return run
+
+    x, layout = images(1).float(), Layout("channels first", (3, 5))
+    single = Change(run_in, x, layout)
+    double = Change(run_in, x.double(), layout, single._hidden)
+    u, weights = torch.rand(1, 5, generator=seeded(1)), torch.rand(4, 1, 15, generator=seeded(2))
+    given = {"pull": (u,), "push": (weights,), "values": ()}[ask]
+    found, true = getattr(single, ask)(*given), getattr(double, ask)(*(t.double() for t in given))
+    found, true = (found, true) if ask == "values" else (found[1], true[1])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), true, rtol=1e-5, atol=1e-6)
 
 
 def test_cells_are_of_whole_pixels():

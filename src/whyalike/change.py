@@ -10,12 +10,14 @@ Kapishnikov et al., "Guided Integrated Gradients", CVPR 2021, who hide what matt
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from whyalike.decomposition import LinearHead, differentiating
+from whyalike.decomposition import CHUNK_BYTES, Head, LinearHead, differentiating
+from whyalike.errors import CompletenessError
 from whyalike.layout import Layout
 from whyalike.surrogates.secants import Secants
 
@@ -23,25 +25,38 @@ STEPS = 3
 """Images between which chords are taken; a step hides four times as much as all before it."""
 GROWTH = 4
 
+WITHIN = 1e-4
+"""How far the parts may be from adding up, as a share of the embedding's length."""
+
 
 class Change(LinearHead):
     """The change of one image's embedding as a linear map of the places of its pixels.
 
-    E(x) − E(grey) = Σ_i s_i v_i at s = 1, with s_i the presence of cell i.
+    E(x) − E(grey) = Σ_i s_i v_i at s = 1, with s_i the presence of cell i. Where each operation has
+    its chord, whatever is asked for is held to that sum. Chords divide small differences, and in
+    single precision that may, now and then, lose the sum: then double precision takes its place.
 
     Args:
-        run: from images to embeddings (n, d); deterministic, image by image.
+        run_in: from a type to the network in it, from images to embeddings (n, d); deterministic,
+            image by image.
         image: (1, 3, H, W); zero is the mean colour.
         layout: the cells that are hidden as a whole.
+        hidden: the step in which each of them is; by default found here.
     """
 
     def __init__(
-        self, run: Callable[[Tensor], Tensor] | nn.Module, image: Tensor, layout: Layout
+        self,
+        run_in: Callable[[torch.dtype], Head],
+        image: Tensor,
+        layout: Layout,
+        hidden: Int[Tensor, " places"] | None = None,
     ) -> None:
-        super().__init__(run, image, layout)
+        super().__init__(run_in(image.dtype), image, layout)
+        self._run_in = run_in
+        self._lost = False  # whether single precision was found not to do
         with differentiating(image):
-            hidden = self._path()
-            visible = torch.stack([hidden >= k for k in range(STEPS + 1)]).to(self.A)
+            self._hidden = self._path() if hidden is None else hidden
+            visible = torch.stack([self._hidden >= k for k in range(STEPS + 1)]).to(self.A)
             stages = self.A * self._spread(visible)
             self._from, self._to = stages[:-1], stages[1:]
             self.ends = self.run(stages[[0, -1]])
@@ -68,11 +83,71 @@ class Change(LinearHead):
         """Σ v, E(grey), and what operations without a chord leave over, nothing where none did.
 
         Args:
-            trusted: whether every operation is known to have its chord; Σ v is the change then.
+            trusted: whether every operation is known to have its chord; Σ v is the change then, and
+                what is asked for later is held to it.
         """
         x, grey = self.ends.split(1)
         added = x - grey if trusted else self.sum()[1]
-        return added, grey, x - grey - added if self.taylor else torch.zeros_like(grey)
+        if not self.taylor:
+            return x - grey, grey, torch.zeros_like(grey)
+        return added, grey, x - grey - added
+
+    def pull(
+        self, u: Float[Tensor, "1 d"]
+    ) -> tuple[Float[Tensor, "1 d"], Float[Tensor, "1 places"]]:
+        """As `LinearHead.pull`."""
+        if not self._lost:
+            E, along = super().pull(u)
+            if self._adds_up(along.sum(1), u):
+                return E, along
+        E, along = self._double.pull(u.double())
+        return E.to(self.A), along.to(self.A)
+
+    def push(
+        self, weights: Float[Tensor, "k 1 places"], chunk_bytes: int = CHUNK_BYTES
+    ) -> tuple[Float[Tensor, "1 d"], Float[Tensor, "k 1 d"]]:
+        """As `LinearHead.push`, with the sum of all beside."""
+        if not self._lost:
+            everything = self.A.new_ones(1, 1, self.layout.places)
+            E, pushed = super().push(torch.cat([weights.to(self.A), everything]), chunk_bytes)
+            if self._adds_up(pushed[-1]):
+                return E, pushed[:-1]
+        E, pushed = self._double.push(weights.double(), chunk_bytes)
+        return E.to(self.A), pushed.to(self.A)
+
+    def values(self, chunk_bytes: int = CHUNK_BYTES) -> Float[Tensor, "1 places d"]:
+        """As `LinearHead.values`."""
+        if not self._lost:
+            v = super().values(chunk_bytes)
+            if self._adds_up(v.sum(1)):
+                return v
+        return self._double.values(chunk_bytes).to(self.A)
+
+    def _adds_up(self, total: Tensor, u: Tensor | None = None) -> bool:
+        """Whether Σ v, or Σ v·u, is the change; without a chord for each operation it need not be.
+
+        Raises:
+            CompletenessError: not even in double precision.
+        """
+        change, size = self.ends[:1] - self.ends[1:], self.ends[0].norm()
+        if u is not None:
+            change, size = (change * u.to(change)).sum(1), size * u.norm().to(size)
+        if self.taylor or (total - change).norm() <= WITHIN * size:
+            return True
+        if self.A.dtype == torch.float64:
+            raise CompletenessError(
+                f"the parts should add up to the change of the embedding within {WITHIN:g} of its "
+                f"length; the gap is {((total - change).norm() / size).item():.2g}; the network is "
+                f"not deterministic, or reads its images in another way than through operations of "
+                f"torch"
+            )
+        self._lost = True
+        return False
+
+    @cached_property
+    def _double(self) -> Change:
+        """The same in double precision, along the same path."""
+        return Change(self._run_in, self.A.double(), self.layout, self._hidden)
 
     def left_over(self, rest: Float[Tensor, " d"]) -> dict[str, Float[Tensor, " d"]]:
         """The last of `parts` by the names of the operations, which are not told apart."""

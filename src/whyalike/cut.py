@@ -325,15 +325,19 @@ class Cut:
         with torch.no_grad():
             E = check_embeddings(self.net(images), len(images))
         dtype = decomposition.accumulation_dtype(E.dtype)
-        network = decomposition.in_dtype(self.net, dtype)
 
-        def run(x: Tensor) -> Tensor:
-            with kept_as_is(self.net):
-                return network(x)
+        def run_in(dtype: torch.dtype) -> decomposition.Head:
+            network = decomposition.in_dtype(self.net, dtype)
+
+            def run(x: Tensor) -> Tensor:
+                with kept_as_is(self.net):
+                    return network(x)
+
+            return run
 
         layout = pixel_cells(images.shape[2:], self.surrogate.cells)
-        heads = [Change(run, image, layout) for image in images.to(dtype).split(1)]
-        # Where chords are found to add up, later images are spared the derivative, as in `_totals`.
+        heads = [Change(run_in, image, layout) for image in images.to(dtype).split(1)]
+        # Where all has a chord, later images are spared the derivative; what is asked is checked.
         key = (images.shape[1:], images.dtype, images.device)
         parts = [head.parts(trusted=self._layers_add_b.get(key, False)) for head in heads]
         added, grey, left = map(torch.cat, zip(*parts, strict=True))
