@@ -30,6 +30,9 @@ Sign = Literal["both", "positive", "negative"]
 WIDTH_INCHES = 7.2
 """The text width of a two-column paper."""
 
+CHARACTER = 0.043
+"""How wide a character of a caption is, in inches: the mean, and a little to spare."""
+
 
 def on_photograph(
     values: Float[Tensor, "h w"], frame: Frame, size_wh: tuple[int, int]
@@ -151,10 +154,11 @@ def figure(
 
     overall = [pair.overall_map("query", bias=bias), pair.overall_map("reference", bias=bias)]
     top = limit_of(*overall) if limit is None else limit
-    for side, c, values in zip(
-        ("query", "reference"), (pair.query, pair.reference), overall, strict=True
+    for side, c, values, width in zip(
+        ("query", "reference"), (pair.query, pair.reference), overall, sheet.widths, strict=True
     ):
-        sheet.panel(0, 0, side, _picture(c), f"{side}: {_short(c.name)}")
+        name = _short(c.name, width - CHARACTER * len(f"{side}: "))
+        sheet.panel(0, 0, side, _picture(c), f"{side}: {name}")
         drawn = overlay(_picture(c), values, c.frame, limit=top)
         sheet.panel(0, 1, side, drawn, f"{side}, overall{' with bias' if bias else ''}")
     sheet.colour_bar(0, 1, top)
@@ -210,7 +214,8 @@ def ranking(
         width = height * aspect
         ax = made.add_axes((left / size[0], 0, width / size[0], height / size[1]))
         ax.imshow(np.asarray(picture), aspect="auto")
-        ax.set_title(f"{_short(name)}\n{said}", fontsize=5.5, pad=2, loc="left", parse_math=False)
+        over = f"{_short(name, width)}\n{said}"
+        ax.set_title(over, fontsize=5.5, pad=2, loc="left", parse_math=False)
         ax.set_axis_off()
         left += width + gap
     for mark in marks:
@@ -320,5 +325,8 @@ def _mark(ax: Axes, c: Contributions, mark: Sequence[float]) -> None:
             ax.add_patch(Rectangle(corner, x1 - x0, y1 - y0, fill=False, ec=colour, lw=width))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 28 else name[:13] + "…" + name[-14:]
+def _short(name: str, inches: float) -> str:
+    """A name that ends where its picture does: of a longer one the middle is left out."""
+    most = max(5, int(inches / CHARACTER))
+    end = (most - 1) // 2
+    return name if len(name) <= most else name[: most - 1 - end] + "…" + name[-end:]
