@@ -20,12 +20,12 @@ ON_REQUEST = ["region_retrieval", "paper_tables", "cross_view"]
 INTRODUCTION = """\
 # Benchmarks
 
-What whyalike costs and how true its maps are, as `make bench` measures it (all of it takes about a
-quarter of an hour; `python -m benchmarks pair hover` runs the named ones, and
-`--markdown docs/benchmarks.md` writes this page). Costs are ratios of things that took turns in one
-run, as medians, with the 10th and the 90th percentile in brackets: on another machine the
-milliseconds differ, the ratios less so. No test times anything. Each benchmark of costs first
-checks that what it times gives the right answer.
+What whyalike costs and how true its maps are, as `make bench` measures it (half an hour and more;
+the first time half an hour beside, to train two small networks; `python -m benchmarks pair hover`
+runs the named ones, and `--markdown docs/benchmarks.md` writes this page). Costs are ratios of
+things that took turns in one run, as medians, with the 10th and the 90th percentile in brackets:
+on another machine the milliseconds differ, the ratios less so. No test times anything. Each
+benchmark of costs first checks that what it times gives the right answer.
 """
 
 
