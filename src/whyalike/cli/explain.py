@@ -91,7 +91,7 @@ def demo(folder: str, as_json: bool) -> None:
     "--finer",
     type=click.IntRange(1),
     help="How many times as many rows as the last map's the grid of --sharp is to have; default: "
-    "2; 4 lies closer around small objects, and takes twice as long, a page eight times.",
+    "2; 4 lies closer around small objects, and takes twice as long, a page ten times.",
 )
 @click.option(
     "--biases",
