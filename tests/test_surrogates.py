@@ -4,6 +4,9 @@ Each case gives a head and, beside it, the affine map that it should be at one i
 with every gate computed once and kept as a number.
 """
 
+import gc
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 import whyalike as wa
 from nets import C, H, W, randomise
 from whyalike import decomposition
+from whyalike.surrogates.following import OfTensors
 
 SIZE = wa.Preprocess(size=(12, 20))
 
@@ -243,3 +247,31 @@ def test_values_do_not_change_and_nothing_stays_behind():
     y = x.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.gelu(y).sum(), y)
     assert not torch.allclose(gradient, F.gelu(x) / x)
+
+
+def test_what_is_known_of_a_tensor_is_of_it_alone_and_goes_with_it():
+    known = OfTensors[list[int]]()
+    first, alike = torch.zeros(2), torch.zeros(2)
+    known[first], known[alike] = [1], [2]
+    assert (known[first], known.get(alike), known.get(torch.zeros(2))) == ([1], [2], None)
+    known[first] = [3]
+    assert (known[first], len(known)) == ([3], 2)
+    del alike
+    assert len(known) == 1
+    del known[first]
+    assert first not in known
+    with pytest.raises(KeyError):
+        known[first]
+
+
+def test_nothing_of_it_waits_for_the_garbage_collector():
+    known = OfTensors[Tensor]()
+    key, value = torch.zeros(2), torch.ones(2)
+    known[key] = value
+    alive = weakref.ref(value)
+    gc.disable()
+    try:
+        del known, value
+        assert alive() is None
+    finally:
+        gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -43,8 +44,16 @@ def tensors(value: Any) -> list[Tensor]:
     """The tensors in an argument or a result, however nested in tuples, lists and dicts."""
     if isinstance(value, Tensor):
         return [value]
+    found: list[Tensor] = []
+    for part in _parts(value):
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, tuple | list | dict):
+            found += tensors(part)
+    return found
+
+
+def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, tuple | list):
-        return []
-    return [tensor for part in value for tensor in tensors(part)]
+        return value.values()
+    return value if isinstance(value, tuple | list) else ()

@@ -6,6 +6,7 @@ other, and throws it away: for depthwise convolutions that is nearly all of the 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import torch
@@ -103,3 +104,8 @@ class _Backwards(torch.autograd.Function):
         u = u.movedim(dims[0], 0)
         whole = torch.Size((len(u) * shape[0], *shape[1:]))
         return _Backwards.apply(u.flatten(0, 1), weight, form, whole).unflatten(0, u.shape[:2]), 0
+
+
+# torch binds the arguments of each call to the signature, which takes most of it to find out.
+for _forward in (_Forwards.forward, _Backwards.forward):
+    setattr(_forward, "__signature__", inspect.signature(_forward))  # noqa: B010

@@ -7,6 +7,7 @@ products with a held factor, in operations that are linear themselves.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from whyalike.surrogates.calls import names
+from whyalike.surrogates.calls import names, writes_into_its_input
 
 # Exact as they are: linear in what comes from the image, or linear piece by piece.
 LINEAR = names(
@@ -69,27 +70,38 @@ KEEPS_GATE = names(
 
 
 def _factor(y: Tensor, x: Tensor) -> Tensor:
-    return (y / x).masked_fill_(x == 0, 0.0)
+    """Y / x, and 0 where x is 0. Not by masks, which take ten times as long as this does."""
+    return (y / x).nan_to_num_(0.0, 0.0, 0.0)
 
 
 def _scaled(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Y = x · (y / x), the factor held: for functions through the origin, such as GELU."""
-    in_place = bool(kwargs.pop("inplace", False)) or func.__name__.endswith("_")
-    value = x.detach()
-    y = func(value.clone(), *args, **kwargs)  # a copy, as func may write into what it gets
+    in_place = writes_into_its_input(func, kwargs)
+    value, origin = x.detach(), _at_zero(func, *args, **kwargs)
+    if not (x.requires_grad or origin):  # nothing is differentiated
+        y = func(value, *args, **kwargs)
+        return x if in_place else y
+    y = func(value.clone() if in_place else value, *args, **kwargs)
     held = x * _factor(y, value)
-    origin = func(torch.zeros(1, 1, 1), *args, **kwargs).item()
     if origin:  # with an alpha, as γ is not to take it for a branch
         held = torch.add(held, torch.where(value == 0, origin, 0.0).to(y), alpha=1)
     return x.copy_(held) if in_place else held
 
 
+@functools.lru_cache(maxsize=256)
+def _at_zero(func: Any, *args: Any, **kwargs: Any) -> float:
+    """A function's value at zero; its other arguments are numbers and words."""
+    value: float = func(torch.zeros(1, 1, 1), *args, **kwargs).item()
+    return value
+
+
 def _secant(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Y = y(0) + x · (y − y(0)) / x, the factor held: for gates that end a head."""
-    in_place = bool(kwargs.pop("inplace", False)) or func.__name__.endswith("_")
+    in_place = writes_into_its_input(func, kwargs)
     value = x.detach()
     start = func(torch.zeros_like(value), *args, **kwargs)
-    held = start + x * _factor(func(value.clone(), *args, **kwargs) - start, value)
+    y = func(value.clone() if in_place else value, *args, **kwargs)
+    held = start + x * _factor(y - start, value)
     return x.copy_(held) if in_place else held
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from whyalike.surrogates.calls import CONVOLUTIONS, called, names, tensors, writes_into_its_input
 from whyalike.surrogates.convolution import convolution
+from whyalike.surrogates.following import OfTensors
 from whyalike.surrogates.gates import (
     APART,
     BRANCHES,
@@ -26,7 +26,7 @@ from whyalike.surrogates.gates import (
 from whyalike.surrogates.places import Places
 from whyalike.surrogates.remainders import each, has_derivative, left_over, presented
 from whyalike.surrogates.spec import Surrogate
-from whyalike.surrogates.units import factors, share, size, tau
+from whyalike.surrogates.units import Shared, ratio, share, size, tau
 
 ADDS = names("add radd iadd sub isub subtract rsub")
 MATRICES = names("matmul bmm rmatmul")
@@ -88,9 +88,9 @@ class Linearised(TorchFunctionMode):
         self.remainders = remainders or {}
         self.tau = tau(self.surrogate.gamma) if self.surrogate.kind == "gamma" else 0.0
         # What comes from the image, and the names of operations on the way that are only Taylor's.
-        self._taylor: Any = WeakTensorKeyDictionary()
-        self._gates: Any = WeakTensorKeyDictionary()
-        self._waiting: Any = WeakTensorKeyDictionary()
+        self._taylor = OfTensors[frozenset[str]]()
+        self._gates = OfTensors[_Gate]()
+        self._waiting = OfTensors[_Unit]()
         if x is not None:
             self.follow(x)
         self.places: Places | None = None
@@ -100,7 +100,7 @@ class Linearised(TorchFunctionMode):
 
     def follow(self, x: Tensor) -> None:
         """Let a tensor, and what is computed from it, count as coming from the image."""
-        self._taylor.setdefault(x, frozenset())
+        self._taylor[x] = self.taylor(x)
 
     def taylor(self, output: Tensor) -> frozenset[str]:
         """Names of the operations that a value went through with no more than their derivative."""
@@ -117,17 +117,21 @@ class Linearised(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
+        mine = self._mine(args) + self._mine(kwargs)
+        if not mine:
+            return func(*args, **(kwargs or {}))
         name, args, kwargs = called(func, args, kwargs)
-        if not self._sources((args, kwargs)) or name in APART:
+        if name in APART:
             return func(*args, **kwargs)
-        if self._waiting and name != "batch_norm":
+        if name != "batch_norm" and any(x in self._waiting for x in mine):
             in_place = writes_into_its_input(func, kwargs)
             args, kwargs = self._settled(args, in_place), self._settled(kwargs, in_place)
         given = args
         args = self._hold(name, args)
-        sources = self._sources((args, kwargs))
+        mine = self._mine(args) + self._mine(kwargs)
+        sources = list({id(x): x for x in mine}.values())
         rule = RULES.get(name) if self.surrogate.kind != "taylor" else None
-        alone = self._count((args, kwargs)) < 2
+        alone = len(mine) < 2  # of x · x, two
         divided = name in QUOTIENTS and args[0] in self._taylor and alone
         linear = name in LINEAR or (name in PRODUCTS and alone) or divided
         known = rule is not None or linear
@@ -158,13 +162,9 @@ class Linearised(TorchFunctionMode):
             self.places.follow(name, func, given, kwargs, result)  # also what a held gate is of
         return result
 
-    def _sources(self, value: Any) -> list[Tensor]:
-        """The tensors that come from the image, each once."""
-        return list({id(t): t for t in tensors(value) if t in self._taylor}.values())
-
-    def _count(self, value: Any) -> int:
-        """How many arguments come from the image: of x · x, two."""
-        return sum(t in self._taylor for t in tensors(value))
+    def _mine(self, value: Any) -> list[Tensor]:
+        """The tensors in an argument that come from the image."""
+        return [x for x in tensors(value) if x in self._taylor]
 
     def _gate(
         self, name: str, given: tuple[Any, ...], sources: list[Tensor], divided: bool
@@ -176,7 +176,7 @@ class Linearised(TorchFunctionMode):
             return "gate"
         if name in KEEPS_GATE and len(sources) == 1 and sources[0] in self._gates:
             return self._gates[sources[0]]
-        if name in QUOTIENTS and self._count(given) > 1:
+        if name in QUOTIENTS and len(self._mine(given)) > 1:
             return "ratio"
         return "branch" if name in BRANCHES else None
 
@@ -224,7 +224,7 @@ class Linearised(TorchFunctionMode):
             return self._batch_norm(func, *args, **kwargs)
         if name in ADDS:
             return self._add(name, func, args, kwargs)
-        if name in MATRICES and self.tau and len(self._sources(args)) == 1:
+        if name in MATRICES and self.tau and len(self._mine(args)) == 1:
             y = func(*args, **kwargs)
 
             def absolute() -> Tensor:
@@ -262,8 +262,9 @@ class Linearised(TorchFunctionMode):
             return func(x, weight, None)
 
         y = layer(x, weight)
+        bias = None if bias is None else bias.detach()
         if bias is not None and name in CONVOLUTIONS:
-            bias = bias.detach().view(-1, *([1] * (y.dim() - 2)))
+            bias = bias.view(-1, *([1] * (y.dim() - 2)))
         at = None
         if self.places is not None:
             self.places.follow(name, func, args, kwargs, y)
@@ -282,17 +283,19 @@ class Linearised(TorchFunctionMode):
         weight: Tensor | None = None, bias: Tensor | None = None, training: bool = False,
         momentum: float = 0.1, eps: float = 1e-5,
     ) -> Tensor:  # fmt: skip
-        if training or running_mean is None or running_var is None:
+        weight, bias = (None if t is None else t.detach() for t in (weight, bias))
+        at = None if self.places is None else self.places.of.get(x)
+        asked = x.requires_grad or (self.places and self.places.presence(at) is not None)
+        if training or running_mean is None or running_var is None or not asked:
             return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
         shape = (1, -1, *([1] * (x.dim() - 2)))
         scale = (running_var + eps).rsqrt()
-        scale = (scale if weight is None else scale * weight).detach().view(shape)
+        scale = (scale if weight is None else scale * weight).view(shape)
         shift = -running_mean.view(shape) * scale
-        shift = shift if bias is None else shift + bias.detach().view(shape)
+        shift = shift if bias is None else shift + bias.view(shape)
         unit = self._waiting.get(x)
         if unit is None or unit.done is not None:
             x = self._settle(x)
-            at = None if self.places is None else self.places.of.get(x)
             if not self.tau or not self._is_map(x):
                 return x * scale + self._placed(shift, at)
             return self._share(_Unit(x, lambda: size(x), shift, at, scale))
@@ -341,19 +344,26 @@ class Linearised(TorchFunctionMode):
         """
         y, bias, scale = unit.y, unit.bias, unit.scale
         value = _scaled(y.detach(), scale, bias)
-        placed = bias is not None and self._placed(bias, unit.at).requires_grad
-        if not y.requires_grad and not placed:
+        presence = None
+        if bias is not None and self.places is not None:
+            presence = self.places.presence(unit.at)
+        if not y.requires_grad and presence is None:
             return value
         z = unit.z()
         scale_size, bias_size = (None if c is None else c.abs() for c in (scale, bias))
-        of_y, of_z = factors(value, _scaled(z.detach(), scale_size, bias_size), self.tau)
+        r = ratio(value, _scaled(z.detach(), scale_size, bias_size), self.tau)
+        of_z = r * (self.tau if scale_size is None else self.tau * scale_size)
         constant = None
-        if bias is not None and bias_size is not None:
-            constant = torch.addcmul(of_y * bias, of_z, bias_size)
-        if scale is not None and scale_size is not None:
-            of_y, of_z = of_y * scale, of_z * scale_size
-        shared = torch.addcmul(of_y * y, of_z, z)
-        return shared if constant is None else shared + self._placed(constant, unit.at)
+        if presence is not None and bias is not None and bias_size is not None:
+            constant = r * (self.tau * bias_size)
+        of_y = r.abs_()
+        if constant is not None and bias is not None:
+            constant.addcmul_(of_y, bias)
+        if scale is not None:
+            of_y.mul_(scale)
+        own = value.clone() if scale is None and bias is None else value
+        shared: Tensor = Shared.apply(own, y, z, presence, of_y, of_z, constant)
+        return shared
 
     # -- sums that wait for a BatchNorm -----------------------------------------------------------
 

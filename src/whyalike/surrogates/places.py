@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from whyalike.surrogates.calls import names, tensors
+from whyalike.surrogates.following import OfTensors
 
 # What only moves numbers: the companion is moved along.
 MOVES = names(
@@ -56,7 +56,7 @@ class Places:
     def __init__(self, cells: Tensor, whole: Tensor | None = None) -> None:
         self.cells = cells
         self.whole = whole
-        self.of: Any = WeakTensorKeyDictionary()
+        self.of = OfTensors[Tensor]()
         self._on: dict[tuple[int, int], Tensor] = {}  # the presence of the cells, by grid
 
     def follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
@@ -80,14 +80,21 @@ class Places:
 
     def placed(self, constant: Tensor, at: Tensor | None) -> Tensor:
         """A constant as it is added to a tensor: at its places, as far as it has any."""
-        if at is None:
-            return constant if self.whole is None else constant * self.whole
-        if not at.requires_grad:  # its places are not asked for
+        presence = self.presence(at)
+        if presence is None:
             return constant
-        if at.dim() > 1 and at.stride(1) == 0:  # the same for all channels, and quicker so
-            at = at[:, :1]
+        if presence is self.whole:
+            return constant * presence
         # 1 in all, by value; what lies outside of the image (padding) has no place.
-        return constant * (at - at.detach() + 1)
+        return constant * (presence - presence.detach() + 1)
+
+    def presence(self, at: Tensor | None) -> Tensor | None:
+        """Of a constant that is added to a tensor with these places, if it is asked for."""
+        found = self.whole if at is None else at
+        if found is None or not found.requires_grad:
+            return None
+        # Where it is the same for all channels, one of them is enough, and quicker.
+        return found[:, :1] if found.dim() > 1 and found.stride(1) == 0 else found
 
     def _moved(self, func: Any, args: Any, kwargs: Any) -> Any:
         def swap(value: Any) -> Any:

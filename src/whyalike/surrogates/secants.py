@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from whyalike.errors import ModelError
 from whyalike.surrogates.calls import CONVOLUTIONS, called, names, tensors, writes_into_its_input
 from whyalike.surrogates.compound import NORMS, RULES
 from whyalike.surrogates.convolution import convolution
+from whyalike.surrogates.following import OfTensors
 from whyalike.surrogates.gates import APART, PRODUCTS, QUOTIENTS
 from whyalike.surrogates.remainders import has_derivative
 
@@ -70,7 +70,7 @@ class Secants(TorchFunctionMode):
         self.first_order: set[str] = set()
         """Names of operations without a chord, which keep their derivative at this image."""
         self._other = other
-        self._followed: Any = WeakTensorKeyDictionary()
+        self._followed = OfTensors[None]()
         self._followed[x] = None
 
     def __torch_function__(
