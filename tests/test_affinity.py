@@ -35,9 +35,10 @@ def slow(maps: list[Tensor], grid_hw: tuple[int, int], power: float, own: float 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("grids", [[(H, W)], [(H, W), (6, 10)], [(6, 10), (2, 3)]])
-@pytest.mark.parametrize("block", [1, 10**9])
-def test_what_cells_share_is_the_definition(power, grids, block, monkeypatch):
+@pytest.mark.parametrize(("block", "kept"), [(1, 0), (10**9, 0), (1, 10**9), (10**9, 10**9)])
+def test_what_cells_share_is_the_definition(power, grids, block, kept, monkeypatch):
     monkeypatch.setattr("whyalike.affinity.BLOCK_BYTES", block)
+    monkeypatch.setattr("whyalike.affinity.KEPT_BYTES", kept)
     maps = [torch.randn(2, 4, *hw, generator=seeded(1), dtype=torch.float64) for hw in grids]
     m = torch.randn(2, H * W, generator=seeded(2), dtype=torch.float64)
     affinity = Affinity(maps, (H, W), power)

@@ -1,5 +1,6 @@
 """Finer maps of the default network: where they are cut, and that they add up."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 import whyalike as wa
 from whyalike.data.samples import demo_pair
+from whyalike.decomposition import LinearHead
 from whyalike.errors import CompletenessError, ModelError
 
 
@@ -64,6 +66,25 @@ def test_weights_that_changed_since_are_noticed(model):
     finally:
         weight.data.copy_(kept)
     assert torch.isfinite(x.map(x.embedding)).all()
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-5, 3e-4])
+def test_a_map_is_held_to_its_sum_as_closely_as_the_network_is(model, off):
+    x = model.sharp().explain(demo_pair()[0])
+
+    class Off(LinearHead):
+        def pull(self, u):
+            E, places = x.source.pull(u)
+            places[0, 0] += off * E.norm() * u.norm()
+            return E, places
+
+    source = Off(x.source.run, x.source.A, x.source.layout, x.source.surrogate)
+    wrong = dataclasses.replace(x, source=source)
+    if off < source.tolerance:
+        torch.testing.assert_close(wrong.map(x.embedding), x.map(x.embedding), rtol=1e-2, atol=1e-4)
+    else:
+        with pytest.raises(CompletenessError, match="add up to E · u"):
+            wrong.map(x.embedding)
 
 
 class Behind(torch.nn.Module):

@@ -20,7 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 BLOCK_BYTES = 32 * 2**20
-"""How much memory a block of rows of P may take; the whole of it is never kept."""
+"""How much memory a block of rows of P may take."""
+
+KEPT_BYTES = 4 * 2**20
+"""What the whole of it may take to be kept, at a thousand cells; larger ones are made each time."""
 
 
 class Affinity:
@@ -45,10 +48,16 @@ class Affinity:
     ) -> None:
         self.maps, self.grid_hw, self.power, self.own = maps, grid_hw, power, own
         self._features = [_centred(A, grid_hw) for A in maps]
+        self._kept: list[tuple[slice, Tensor]] = []
         n, cells, _ = self._features[0].shape
         self._sums = self._features[0].new_zeros(n, cells)
-        for _, alike in self._rows():
+        small = n * cells**2 * self._sums.element_size() <= KEPT_BYTES
+        kept = []
+        for rows, alike in self._rows():
             self._sums += alike.sum(1)
+            if small:
+                kept.append((rows, alike))
+        self._kept = kept
 
     def on_grid(self, grid_hw: tuple[int, int]) -> Affinity:
         """That of the cells of another grid."""
@@ -68,6 +77,9 @@ class Affinity:
 
     def _rows(self) -> Iterator[tuple[slice, Float[Tensor, "n rows cells"]]]:
         """a, some rows at a time."""
+        yield from self._kept
+        if self._kept:
+            return
         n, cells, _ = self._features[0].shape
         step = max(1, BLOCK_BYTES // (n * cells * self._sums.element_size()))
         for start in range(0, cells, step):

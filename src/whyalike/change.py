@@ -42,6 +42,7 @@ class Change(LinearHead):
         image: (1, 3, H, W); zero is the mean colour.
         layout: the cells that are hidden as a whole.
         hidden: the step in which each of them is; by default found here.
+        tolerance: as of `LinearHead`.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class Change(LinearHead):
         image: Tensor,
         layout: Layout,
         hidden: Int[Tensor, " places"] | None = None,
+        tolerance: float = WITHIN,
     ) -> None:
-        super().__init__(run_in(image.dtype), image, layout)
+        super().__init__(run_in(image.dtype), image, layout, tolerance=tolerance)
         self._run_in = run_in
         self._lost = False  # whether single precision was found not to do
         with differentiating(image):

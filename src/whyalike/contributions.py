@@ -21,6 +21,9 @@ from whyalike.geometry import Frame, line_coverage
 class Linear(Protocol):
     """A head as a linear map of its places, which computes what is asked for: n = 1 image."""
 
+    tolerance: float
+    """How far that may be from adding up to the embedding, as a share of its length."""
+
     def push(
         self, weights: Float[Tensor, "k n places"]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "k n d"]]:
@@ -202,8 +205,8 @@ class Contributions:
             carried = (self.values.flatten(0, 1) @ u).unflatten(0, self.frame.grid_hw)
         else:
             E, places = self.source.pull(u[None])
-            self._check_same(E)
-            self._check_sum(places, u)
+            self._check_same(E, self.source.tolerance)
+            self._check_sum(places, u, self.source.tolerance)
             carried = places[0, len(self.prefix_values) :].unflatten(0, self.frame.grid_hw)
         if self.affinity is None:
             return carried
@@ -280,23 +283,23 @@ class Contributions:
             return of_cells @ self.values.flatten(0, 1)
         none = of_cells.new_zeros(len(of_cells), len(self.prefix_values))
         E, pushed = self.source.push(torch.cat([none, of_cells], 1)[:, None])
-        self._check_same(E)
+        self._check_same(E, self.source.tolerance)
         return pushed[:, 0]
 
-    def _check_sum(self, places: Tensor, u: Tensor) -> None:
+    def _check_sum(self, places: Tensor, u: Tensor, tolerance: float) -> None:
         """Hold the map of all places, and b, to E along u."""
         gap = (places.sum() + (self.bias - self.embedding) @ u).abs()
         size = self.embedding.norm() * u.norm()
-        if not gap <= 1e-2 * size:
+        if not gap <= tolerance * size:
             raise CompletenessError(
                 f"{self.name!r}: a map and the bias should add up to E · u; the gap is "
                 f"{(gap / size).item():.2g} of |E||u|; the head computes in another way backwards "
                 f"than forwards"
             )
 
-    def _check_same(self, E: Any) -> None:
+    def _check_same(self, E: Tensor, tolerance: float) -> None:
         gap = (E[0] - self.embedding).norm() / self.embedding.norm()
-        if not gap <= 1e-2:
+        if not gap <= tolerance:
             raise CompletenessError(
                 f"{self.name!r} was explained with other weights than the network has now; its "
                 f"embedding differs by {gap.item():.2g} of its length; explain it again"

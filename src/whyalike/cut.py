@@ -122,7 +122,7 @@ class Cut:
         A, E = self.run(images, kept)
         layout = self.layout(A, images)
         tolerance = decomposition.tolerance(A, E)
-        *others, last = self._ways(A, images, layout)
+        *others, last = self._ways(A, images, layout, tolerance)
         for way in others:
             with suppress(CompletenessError, RuntimeError):
                 found = self._checked(way(), A, E, layout, tolerance)
@@ -232,7 +232,7 @@ class Cut:
     # -- ways to decompose a head ----------------------------------------------------------------
 
     def _ways(
-        self, A: Tensor, images: Tensor, layout: Layout
+        self, A: Tensor, images: Tensor, layout: Layout, tolerance: float
     ) -> Iterator[Callable[[], Decomposition | list[LinearHead]]]:
         """Ways to decompose the head, each to be tried if the one before did not add up.
 
@@ -242,11 +242,11 @@ class Cut:
         head, split = self._split_for(A)
 
         def linear(head: nn.Module | None) -> list[LinearHead]:
-            rows = [slice(i, i + 1) for i in range(len(A))]
-            return [
-                LinearHead(head or self._rerun(images[row]), A[row], layout, self.surrogate)
-                for row in rows
-            ]
+            def of_one(image: Tensor, A: Tensor) -> LinearHead:
+                run = head or self._rerun(image)
+                return LinearHead(run, A, layout, self.surrogate, tolerance)
+
+            return [*map(of_one, images.split(1), A.split(1))]
 
         if split is not None:
             yield lambda: decomposition.from_split(split, A)
@@ -336,7 +336,11 @@ class Cut:
             return run
 
         layout = pixel_cells(images.shape[2:], self.surrogate.cells)
-        heads = [Change(run_in, image, layout) for image in images.to(dtype).split(1)]
+        tolerance = decomposition.tolerance(images, E)
+        heads = [
+            Change(run_in, image, layout, tolerance=tolerance)
+            for image in images.to(dtype).split(1)
+        ]
         # Where all has a chord, later images are spared the derivative; what is asked is checked.
         key = (images.shape[1:], images.dtype, images.device)
         parts = [head.parts(trusted=self._layers_add_b.get(key, False)) for head in heads]
@@ -346,7 +350,6 @@ class Cut:
             "operations of torch"
         )
         E = E.to(dtype)
-        tolerance = decomposition.tolerance(images, E)
         b = decomposition.check(added, grey + left, E, cause, tolerance)
         self._layers_add_b[key] = not any(head.taylor for head in heads)
         taylor = [head.left_over(rest) for head, rest in zip(heads, left, strict=True)]

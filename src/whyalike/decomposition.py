@@ -119,6 +119,7 @@ class LinearHead:
         A: the map, or tokens, that the head is linearised at; `n` images.
         layout: which number of A is where.
         surrogate: the linear surrogate.
+        tolerance: how far what is asked for may be from adding up, as a share of |E|.
     """
 
     def __init__(
@@ -127,12 +128,14 @@ class LinearHead:
         A: Tensor,
         layout: Layout | None = None,
         surrogate: Surrogate | None = None,
+        tolerance: float = TOLERANCE[torch.float32],
     ) -> None:
         dtype = accumulation_dtype(A.dtype)
         self.run = in_dtype(run, dtype) if isinstance(run, nn.Module) else run
         self.A = A.detach().to(dtype)
         self.layout = layout or Layout("channels first", (A.shape[-2], A.shape[-1]))
         self.surrogate = surrogate or Surrogate()
+        self.tolerance = tolerance
         self.taylor: frozenset[str] = frozenset()
         """Names of the operations that were only expanded to first order, once it has run."""
 
