@@ -18,7 +18,7 @@ OURS: list[Row] = [
     ("last layer", methods.decomposition, methods.decomposition_of_point),
     ("sharp (γ 0.1, 2 × finer, affinity 2)", *methods.sharp()),
     ("sharp, each cell its own", *methods.sharp(affinity=0.0)),
-    ("sharp, 4 × finer", *methods.sharp(finer=4)),
+    ("sharp, 4 × finer, own 0.1", *methods.sharp(finer=4, own=0.1)),
     ("sharp, γ 0.25", *methods.sharp(0.25)),
     ("change, E − E(grey)", methods.change, None),
 ]
@@ -40,7 +40,7 @@ TOKENS: list[Row] = [
     ("sharp (γ 0.1, 2 × finer, affinity 2)", methods.sharp()[0], None),
     ("sharp, own ¼ (as drawn)", methods.sharp(own=0.25)[0], None),
     ("sharp, each cell its own", methods.sharp(affinity=0.0)[0], None),
-    ("sharp, 4 × finer", methods.sharp(finer=4)[0], None),
+    ("sharp, 4 × finer, own 0.1", methods.sharp(finer=4, own=0.1)[0], None),
     ("change, E − E(grey)", methods.change, None),
     ("Grad-CAM", baselines.grad_cam, None),
     ("rectified Grad-CAM (Taylor)", baselines.rectified_grad_cam, None),

@@ -287,6 +287,33 @@ def test_an_operation_without_a_chord_is_named_and_its_rest_is_in_the_bias():
     assert torch.allclose(x.bias, grey + rest, atol=1e-10)
 
 
+def test_a_later_image_that_takes_another_branch_is_told():
+    class Branches(nn.Module):
+        """What it does with an image depends on something else."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 5, 4, stride=4)
+            self.sorts = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x).flatten(2)
+            return (y.sort(-1).values[..., -4:] if self.sorts else y).mean(-1)
+
+    net = randomise(Branches())
+    model = wa.EmbeddingModel.from_module(net, "conv", SIZE).change(cells=10)
+    first, later = images(2)
+    assert not model.explain(first).taylor
+    net.sorts = True
+    x = model.explain(later)
+    for ask in (lambda: x.map(x.embedding), lambda: x.at((3, 7)), lambda: x.values):
+        with pytest.raises(
+            CompletenessError, match=r"\(sort\); explain it with a model of its own"
+        ):
+            ask()
+    assert [*model.cut().explain(later).taylor] == ["sort"]
+
+
 def test_what_is_wrong_is_told():
     class Hides(nn.Module):
         """What the mode cannot follow: values that leave torch."""

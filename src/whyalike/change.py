@@ -56,6 +56,7 @@ class Change(LinearHead):
         super().__init__(run_in(image.dtype), image, layout, tolerance=tolerance)
         self._run_in = run_in
         self._lost = False  # whether single precision was found not to do
+        self._trusted = False  # whether Σ v was said to be the change
         with differentiating(image):
             self._hidden = self._path() if hidden is None else hidden
             visible = torch.stack([self._hidden >= k for k in range(STEPS + 1)]).to(self.A)
@@ -88,6 +89,7 @@ class Change(LinearHead):
             trusted: whether every operation is known to have its chord; Σ v is the change then, and
                 what is asked for later is held to it.
         """
+        self._trusted = trusted
         x, grey = self.ends.split(1)
         added = x - grey if trusted else self.sum()[1]
         if not self.taylor:
@@ -126,7 +128,7 @@ class Change(LinearHead):
         return self._double.values(chunk_bytes).to(self.A)
 
     def _adds_up(self, total: Tensor, u: Tensor | None = None) -> bool:
-        """Whether Σ v, or Σ v·u, is the change; without a chord for each operation it need not be.
+        """Whether Σ v, or Σ v·u, is the change, which without all chords it is not said to be.
 
         Raises:
             CompletenessError: not even in double precision.
@@ -134,14 +136,19 @@ class Change(LinearHead):
         change, size = self.ends[:1] - self.ends[1:], self.ends[0].norm()
         if u is not None:
             change, size = (change * u.to(change)).sum(1), size * u.norm().to(size)
-        if self.taylor or (total - change).norm() <= WITHIN * size:
+        if (self.taylor and not self._trusted) or (total - change).norm() <= WITHIN * size:
             return True
         if self.A.dtype == torch.float64:
             raise CompletenessError(
                 f"the parts should add up to the change of the embedding within {WITHIN:g} of its "
-                f"length; the gap is {((total - change).norm() / size).item():.2g}; the network is "
-                f"not deterministic, or reads its images in another way than through operations of "
-                f"torch"
+                f"length; the gap is {((total - change).norm() / size).item():.2g}; "
+                + (
+                    f"the network does with this image what it did not do with the first one "
+                    f"({', '.join(sorted(self.taylor))}); explain it with a model of its own"
+                    if self.taylor
+                    else "the network is not deterministic, or reads its images in another way "
+                    "than through operations of torch"
+                )
             )
         self._lost = True
         return False
@@ -149,7 +156,9 @@ class Change(LinearHead):
     @cached_property
     def _double(self) -> Change:
         """The same in double precision, along the same path."""
-        return Change(self._run_in, self.A.double(), self.layout, self._hidden)
+        double = Change(self._run_in, self.A.double(), self.layout, self._hidden)
+        double._trusted = self._trusted
+        return double
 
     def left_over(self, rest: Float[Tensor, " d"]) -> dict[str, Float[Tensor, " d"]]:
         """The last of `parts` by the names of the operations, which are not told apart."""
