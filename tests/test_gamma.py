@@ -145,19 +145,25 @@ class Tokens(nn.Module):
         return (self.mix @ self.linear(A))[:, 0]
 
 
+def of_tokens(net: nn.Module, gamma: float, biases: str) -> tuple[Tensor, Tensor]:
+    """A prefix token and five cells, (6, C), and what each of them gives."""
+    A = torch.randn(1, 6, C, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    layout = Layout("tokens", (1, 5), 1)
+    found = from_head(net, A, layout=layout, surrogate=Surrogate("gamma", gamma, biases))
+    return A[0], found.v[0]
+
+
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_gamma_on_tokens(gamma):
     net = randomise(Tokens())
-    A = torch.randn(1, 6, C, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    layout = Layout("tokens", (1, 5), 1)
-    found = from_head(net, A, layout=layout, surrogate=Surrogate("gamma", gamma, "located"))
+    A, v = of_tokens(net, gamma, "located")
     with torch.no_grad():
-        y = A[0] @ net.linear.weight.T + net.linear.bias
+        y = A @ net.linear.weight.T + net.linear.bias
         expected = torch.zeros(6, C, dtype=torch.float64)
         for c in range(C):
             # each token's bias lies where the token does: all of y is the token's own
             expected[:, c] = shared(net.mix[0] * y[:, c], gamma)
-    torch.testing.assert_close(found.v[0], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(v, expected, rtol=1e-9, atol=1e-9)
 
 
 class Residual(Tokens):
@@ -175,16 +181,14 @@ class Residual(Tokens):
 def test_what_a_token_adds_up_by_itself_is_left_to_the_gates(gamma):
     """Channels and branches keep their parts of it; only the sum over tokens is shared."""
     net = randomise(Residual())
-    A = torch.randn(1, 6, C, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    layout = Layout("tokens", (1, 5), 1)
-    found = from_head(net, A, layout=layout, surrogate=Surrogate("gamma", gamma, "residual"))
+    A, v = of_tokens(net, gamma, "residual")
     with torch.no_grad():
-        of_cells = A[0] + A[0] @ net.linear.weight.T
+        of_cells = A + A @ net.linear.weight.T
         y = of_cells + net.linear.bias + net.constant
         expected = torch.zeros(6, C, dtype=torch.float64)
         for c in range(C):
             expected[:, c] = shared(net.mix[0] * y[:, c], gamma) * of_cells[:, c] / y[:, c]
-    torch.testing.assert_close(found.v[0], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(v, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["gates", "gamma"])
