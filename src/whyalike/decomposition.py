@@ -219,7 +219,7 @@ class LinearHead:
         ones = self.A.new_ones(len(self.A), self.layout.places)
         few = count <= 1 + self.layout.prefix  # Σ v and the prefix tokens: never too many
         memory = Memory()
-        parts: list[Tensor] = []
+        pushed: Tensor | None = None  # made once: small parts, kept, tear the heap to pieces
         start, took = 0, 0  # weightings done, and those of the last pass that was measured
         with differentiating(self.A):
             with nullcontext() if few else memory:
@@ -231,14 +231,18 @@ class LinearHead:
                 # Measuring takes time; it is left out where it would change little.
                 measured, before = not few and k > 1.25 * took, memory.now
                 with memory.anew() if measured else nullcontext():
-                    parts.append(derivative.along(weights(some).to(self.A)))
+                    found = derivative.along(weights(some).to(self.A))
+                if pushed is None:
+                    pushed = found.new_empty(count, *found.shape[1:])
+                pushed[some] = found
                 start += k
                 if measured:
                     # What a pass of k takes at its height is the largest of sums a + b·k, so a
                     # larger one takes no more than in proportion.
                     took = k
                     k = max(1, k * max(0, chunk_bytes - kept) // max(1, memory.peak - before))
-        return derivative.value, torch.cat(parts)
+        assert pushed is not None
+        return derivative.value, pushed
 
 
 def from_head(
